@@ -1,0 +1,1 @@
+"""Reading runs back: comparison tables, delta_m. Imports no torch."""

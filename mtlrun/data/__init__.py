@@ -1,0 +1,1 @@
+"""Datasets: streams of examples with labels for one or more tasks."""

@@ -1,0 +1,147 @@
+"""The contract of a dataset: streams of examples, read by index, whole batches at a time."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mtlrun.randomness import generator
+
+Targets = dict[str, Tensor]
+
+
+class Source(ABC):
+    """Rows of one stream in one split.
+
+    Attributes:
+        labelled: for each task, which rows carry a label (bool, [rows]); a task that is left out
+            has a label in every row.
+    """
+
+    labelled: Mapping[str, Tensor]
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def rows(self, indices: Tensor) -> tuple[Tensor, Targets]:
+        """Inputs and targets of the rows named, gathered in one go.
+
+        Args:
+            indices: int64, shape [N].
+        """
+
+    @abstractmethod
+    def select(self, tasks: Sequence[str]) -> "Source":
+        """The same rows with the targets of ``tasks`` only."""
+
+
+class TensorSource(Source):
+    """Rows that are held in memory.
+
+    Args:
+        inputs: [rows, ...], in the type that it came in (uint8 images stay uint8).
+        targets: for each task, [rows, ...].
+        labelled: see :class:`Source`.
+    """
+
+    def __init__(
+        self,
+        inputs: Tensor,
+        targets: Mapping[str, Tensor],
+        labelled: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        for task, target in targets.items():
+            if len(target) != len(inputs):
+                raise ValueError(f"{task}: {len(target)} targets for {len(inputs)} inputs")
+        self.inputs = inputs
+        self.targets = dict(targets)
+        self.labelled = dict(labelled or {})
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def rows(self, indices: Tensor) -> tuple[Tensor, Targets]:
+        """See :meth:`Source.rows`."""
+        return self.inputs[indices], {name: t[indices] for name, t in self.targets.items()}
+
+    def select(self, tasks: Sequence[str]) -> "TensorSource":
+        """See :meth:`Source.select`."""
+        return TensorSource(
+            self.inputs,
+            {task: self.targets[task] for task in tasks},
+            {task: rows for task, rows in self.labelled.items() if task in tasks},
+        )
+
+    def subset(self, indices: Tensor) -> "TensorSource":
+        """The rows named, as a source of its own."""
+        inputs, targets = self.rows(indices)
+        return TensorSource(inputs, targets, {t: m[indices] for t, m in self.labelled.items()})
+
+    def to(self, device: torch.device) -> "TensorSource":
+        """The same rows held on ``device``; the label masks stay on the host."""
+        targets = {task: target.to(device) for task, target in self.targets.items()}
+        return TensorSource(self.inputs.to(device), targets, self.labelled)
+
+
+class Dataset:
+    """Streams of examples with labels for one or more tasks.
+
+    Subclasses read files in ``__init__`` and fill the attributes. Besides their own settings they
+    may take the keyword ``carve_validation: bool``: False where the run selects on the test split
+    and so trains on all training rows.
+
+    Attributes:
+        splits: ``train``, ``val`` (left out where it was not carved) and ``test``; for each the
+            source of each stream.
+        streams: for each stream its tasks.
+        input_shape: for each stream the shape of one input as the backbone sees it.
+        facts: for each task the keyword arguments that the data decides for its
+            :class:`~mtlrun.tasks.base.Task` (number of classes, their names).
+    """
+
+    splits: dict[str, dict[str, Source]]
+    streams: dict[str, tuple[str, ...]]
+    input_shape: dict[str, tuple[int, ...]]
+    facts: dict[str, dict[str, Any]]
+
+    def select(self, tasks: Sequence[str]) -> None:
+        """Keep ``tasks`` only, in this order, and the streams that carry any of them."""
+        self.streams = {
+            stream: kept
+            for stream, names in self.streams.items()
+            if (kept := tuple(task for task in tasks if task in names))
+        }
+        self.splits = {
+            split: {stream: sources[stream].select(names) for stream, names in self.streams.items()}
+            for split, sources in self.splits.items()
+        }
+
+    def transform(
+        self, stream: str, inputs: Tensor, targets: Targets, draws: torch.Generator | None
+    ) -> tuple[Tensor, Targets]:
+        """What a whole batch goes through on the device, between reading and the network.
+
+        Args:
+            stream: the stream that the rows came from.
+            inputs: as :meth:`Source.rows` gave them.
+            targets: likewise.
+            draws: generator for augmentation, on the CPU; None in evaluation.
+
+        Returns:
+            inputs as the backbone sees them (float), and targets.
+        """
+        del stream, draws
+        return inputs, targets
+
+
+def carve(rows: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Split ``range(rows)`` at random into the kept and the carved-out indices, each sorted.
+
+    The draw depends on ``seed`` of the dataset, not of the run: all runs see the same split.
+    """
+    order = torch.randperm(rows, generator=generator(seed, "carve", rows))
+    carved = round(rows * fraction)
+    return order[carved:].sort().values, order[:carved].sort().values

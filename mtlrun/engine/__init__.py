@@ -1,0 +1,1 @@
+"""The training loop, one step, per-task gradients, checkpoints."""

@@ -1,0 +1,1 @@
+"""Backbones, heads, and the architectures that share backbones between tasks."""

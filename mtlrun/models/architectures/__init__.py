@@ -1,0 +1,1 @@
+"""Architectures: how tasks share backbones."""

@@ -1,0 +1,1 @@
+"""Backbones: lists of stages with known output channels."""

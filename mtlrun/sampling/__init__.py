@@ -1,0 +1,1 @@
+"""Which tasks take part in a step."""

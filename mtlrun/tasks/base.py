@@ -1,0 +1,98 @@
+"""The contract of a task."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from mtlrun.types import Likelihood
+
+Statistics = dict[str, Tensor]
+"""Sums over rows from which a task's metrics follow; statistics of two batches add."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How to read a figure.
+
+    Attributes:
+        higher_is_better: its direction.
+        optimum: the value of a perfect prediction (1 for an accuracy, 0 for an error). The
+            distance to it is what model selection compares.
+    """
+
+    higher_is_better: bool
+    optimum: float
+
+
+class Task(ABC):
+    """A named target with its loss, metrics and output size.
+
+    Targets may be missing for some rows or some pixels: every loss is the mean over labelled
+    elements, and 0 with zero gradient where nothing is labelled.
+
+    Args:
+        name: the task's name.
+
+    Attributes:
+        metrics: the task's metrics by name; the first is its headline.
+        output_size: numbers (for each pixel, where the task is dense) that its head must give.
+        dense: whether it predicts for each pixel.
+        likelihood: see :data:`mtlrun.types.Likelihood`.
+        initial_loss: theoretical loss of an untrained network, or None.
+    """
+
+    metrics: ClassVar[Mapping[str, Metric]]
+    dense: ClassVar[bool] = False
+    likelihood: ClassVar[Likelihood]
+    output_size: int
+    initial_loss: float | None = None
+
+    def __init__(self, *, name: str) -> None:
+        self.name = name
+
+    @abstractmethod
+    def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Scalar loss, the mean over labelled elements.
+
+        Args:
+            prediction: the head's output, [N, output_size] or [N, output_size, H, W].
+            target: [N, ...], with missing labels marked as the task defines.
+        """
+
+    @abstractmethod
+    def labelled(self, target: Tensor) -> Tensor:
+        """Which rows carry at least one label: bool, shape [N]."""
+
+    @abstractmethod
+    def statistics(self, prediction: Tensor, target: Tensor) -> Statistics:
+        """Sums over the labelled elements of a batch, on its device."""
+
+    @abstractmethod
+    def compute(self, statistics: Statistics) -> dict[str, float]:
+        """The metrics of a whole split from its summed statistics, NaN where nothing is labelled."""
+
+    def picture(self, values: Tensor) -> Tensor:
+        """Colours for a dense task's targets or predictions.
+
+        Args:
+            values: targets [N, ...] or predictions [N, output_size, H, W].
+
+        Returns:
+            uint8 [N, 3, H, W].
+        """
+        raise TypeError(f"{type(self).__name__} is not dense: it has no picture of {values.shape}")
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of ``values`` where ``mask`` holds; 0 with zero gradient where it holds nowhere.
+
+    Args:
+        values: any shape.
+        mask: bool, same shape.
+    """
+    kept = torch.where(mask, values, torch.zeros((), dtype=values.dtype, device=values.device))
+    return kept.sum() / mask.sum().clamp(min=1)

@@ -1,0 +1,1 @@
+"""What a run writes: CSV files, TensorBoard events, the console."""

@@ -1,0 +1,65 @@
+"""Plain records that travel between the floors of the house."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+Likelihood = Literal["classification", "gaussian", "laplace"]
+"""What a task's loss is the negative log-likelihood of, up to scale: cross-entropies are
+``classification``, squared errors ``gaussian``, absolute errors (and 1 - cosine) ``laplace``."""
+
+
+@dataclass(frozen=True)
+class TaskInfo:
+    """What a weighting may know of a task before training.
+
+    Attributes:
+        name: the task's name.
+        likelihood: the family of its loss.
+        initial_loss: the loss of an untrained network in theory (log C for a cross-entropy over C
+            classes), None where there is none.
+        train_rows: number of training rows that carry a label for the task.
+    """
+
+    name: str
+    likelihood: Likelihood
+    initial_loss: float | None
+    train_rows: int
+
+
+@dataclass
+class StreamBatch:
+    """One stream's part of a batch.
+
+    Attributes:
+        inputs: shape [N, ...].
+        targets: for each task of the stream its target, first dimension N.
+        present: the tasks of which at least one row here is labelled. Known on the host, so that
+            nothing has to be read back from the device.
+    """
+
+    inputs: Tensor
+    targets: dict[str, Tensor]
+    present: tuple[str, ...]
+
+
+Batch = dict[str, StreamBatch]
+"""For each stream drawn in a step, its rows."""
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """Where training stands, for the parts that draw at random or keep state for each task.
+
+    Attributes:
+        seed: the run's seed.
+        epoch: counted from 0.
+        step: optimizer steps done before this one, over the whole run.
+        present: indices, in the order of the run's tasks, of the tasks with labels in this step.
+    """
+
+    seed: int
+    epoch: int
+    step: int
+    present: tuple[int, ...]

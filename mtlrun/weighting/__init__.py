@@ -1,0 +1,1 @@
+"""Loss balancing: one file a method."""
