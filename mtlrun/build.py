@@ -1,0 +1,308 @@
+"""From configuration to parts. The only caller of ``hydra.utils.instantiate``."""
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from hydra.utils import get_object, instantiate
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.flop_counter import FlopCounterMode
+
+from mtlrun.config import Config
+from mtlrun.data.base import Dataset
+from mtlrun.engine.loader import TrainLoader, label_masks
+from mtlrun.engine.step import parameter_groups
+from mtlrun.errors import UserError
+from mtlrun.models.architectures.base import Architecture
+from mtlrun.models.backbones.base import Backbone
+from mtlrun.models.heads.base import Head
+from mtlrun.models.model import MultiTaskModel
+from mtlrun.randomness import seed_global
+from mtlrun.sampling.base import Sampler
+from mtlrun.tasks.base import Task
+from mtlrun.types import TaskInfo
+from mtlrun.weighting.base import Weighting
+
+Settings = Mapping[str, Any]
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    """A sentence that names the nearest of the known words, and all of them."""
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    hint = f"Did you mean {near[0]}? " if near else ""
+    return f"{hint}Known: {', '.join(known) or 'none'}."
+
+
+# -- components -------------------------------------------------------------------------------------
+
+
+def located(settings: Settings, where: str) -> Callable[..., Any]:
+    """The class that a component's ``_target_`` names.
+
+    Raises:
+        UserError: there is no such class, or it cannot be imported.
+    """
+    target = settings.get("_target_")
+    if not target:
+        raise UserError(f"{where} names no class: give it a _target_.")
+    try:
+        found: Callable[..., Any] = get_object(target)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"{where}._target_={target} cannot be imported: {error}. Check the name; modules in the "
+            "working directory are found."
+        ) from error
+    return found
+
+
+def check_arguments(settings: Settings, where: str, facts: Sequence[str] = ()) -> None:
+    """Compare a component's settings with the signature of its class.
+
+    Args:
+        settings: the group's configuration.
+        where: how the user names it, for example ``weighting``.
+        facts: names of the arguments that are given at run time.
+
+    Raises:
+        UserError: an argument that the class does not take, or one that it misses.
+    """
+    target = located(settings, where)
+    parameters = inspect.signature(target).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    settable = [name for name in parameters if name not in facts]
+    for key in settings:
+        if not key.startswith("_") and key not in settable:
+            raise UserError(
+                f"{where}.{key}: {target.__name__} has no such setting. "
+                f"{did_you_mean(key, settable)}"
+            )
+    for name, parameter in parameters.items():
+        required = parameter.default is parameter.empty and parameter.kind is not (
+            parameter.VAR_POSITIONAL
+        )
+        if required and name in settable and name not in settings:
+            raise UserError(
+                f"{where}.{name} is missing: {target.__name__} needs it. Add +{where}.{name}=..."
+            )
+
+
+def component(settings: Settings, where: str, **facts: Any) -> Any:
+    """Instantiate a component with its settings and those runtime facts that it takes.
+
+    Raises:
+        UserError: the settings do not fit the class, or the class refuses them.
+    """
+    target = located(settings, where)
+    check_arguments(settings, where, tuple(facts))
+    parameters = inspect.signature(target).parameters
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    taken = {name: fact for name, fact in facts.items() if open_ended or name in parameters}
+    options = {"_partial_": True, "_convert_": "all", "_recursive_": False}
+    make = instantiate({**settings, **options})
+    try:
+        return make(**taken)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{where} ({target.__name__}): {error}") from error
+
+
+def check_settings(config: Config) -> None:
+    """Compare every group's settings with its class, before any data is read.
+
+    Raises:
+        UserError: the first that does not fit.
+    """
+    dataset = {key: value for key, value in config.dataset.items() if key != "tasks"}
+    check_arguments(dataset, "dataset", ("carve_validation",))
+    check_arguments(config.backbone, "backbone", ("input_shape",))
+    for where, settings in _head_settings(config):
+        check_arguments(settings, where, ("in_channels", "out_channels", "spatial", "size"))
+    check_arguments(config.architecture, "architecture", ("make_backbone", "streams"))
+    check_arguments(config.weighting, "weighting", ("tasks",))
+    check_arguments(config.sampler, "sampler", ("tasks",))
+    check_arguments(config.optimizer, "optimizer", ("params",))
+    if config.scheduler.get("_target_"):
+        check_arguments(config.scheduler, "scheduler", ("optimizer",))
+    task_names(config)
+
+
+# -- tasks and data ---------------------------------------------------------------------------------
+
+
+def task_names(config: Config) -> list[str]:
+    """The run's tasks, in the dataset's order.
+
+    Raises:
+        UserError: ``tasks`` is empty, names a task twice or one that the dataset does not have.
+    """
+    known = list(config.dataset.get("tasks") or {})
+    if not known:
+        raise UserError(
+            "The dataset's configuration names no tasks. Give it dataset.tasks.NAME._target_=..., "
+            "for example mtlrun.tasks.classification.Classification."
+        )
+    if config.tasks is None:
+        return known
+    if not config.tasks:
+        raise UserError(
+            f"tasks=[] leaves nothing to train. Name some of {', '.join(known)}, or leave tasks out."
+        )
+    for name in config.tasks:
+        if name not in known:
+            raise UserError(f"tasks: this dataset has no task {name}. {did_you_mean(name, known)}")
+    return [name for name in known if name in config.tasks]
+
+
+def dataset_and_tasks(config: Config) -> tuple[Dataset, dict[str, Task]]:
+    """The dataset, with the run's tasks only, and the tasks."""
+    names = task_names(config)
+    settings = {key: value for key, value in config.dataset.items() if key != "tasks"}
+    carve = config.select_on == "validation"
+    dataset: Dataset = component(settings, "dataset", carve_validation=carve)
+    carried = [task for tasks in dataset.streams.values() for task in tasks]
+    for name in names:
+        if name not in carried:
+            raise UserError(
+                f"dataset.tasks.{name}: the dataset carries no target of that name. "
+                f"{did_you_mean(name, carried)}"
+            )
+    dataset.select(names)
+    if config.select_on == "validation" and "val" not in dataset.splits:
+        raise UserError(
+            "select_on=validation, and this dataset has no validation rows. Set dataset.validation "
+            "to a fraction above 0, or select_on=test for the literature's protocol."
+        )
+    tasks: dict[str, Task] = {}
+    for name in names:
+        facts = {**dataset.facts.get(name, {}), "name": name}
+        own = {**config.dataset["tasks"][name]}
+        given = {key: value for key, value in facts.items() if key not in own}
+        tasks[name] = component(own, f"dataset.tasks.{name}", **given)
+    return dataset, tasks
+
+
+def task_infos(dataset: Dataset, tasks: Mapping[str, Task]) -> list[TaskInfo]:
+    """What a weighting may know of the tasks."""
+    train = dataset.splits["train"]
+    masks = label_masks(train, dataset.streams, tasks)
+    rows = {
+        name: int(masks[name].sum()) if name in masks else len(train[stream])
+        for stream, names in dataset.streams.items()
+        for name in names
+    }
+    return [
+        TaskInfo(name, task.likelihood, task.initial_loss, rows[name])
+        for name, task in tasks.items()
+    ]
+
+
+# -- network ----------------------------------------------------------------------------------------
+
+
+def _head_settings(config: Config) -> list[tuple[str, Settings]]:
+    base = {key: value for key, value in config.heads.items() if key != "of"}
+    found: list[tuple[str, Settings]] = [("heads", base)]
+    known = list(config.dataset.get("tasks") or {})
+    for name in config.heads.get("of") or {}:
+        if name not in known:
+            raise UserError(f"heads.of.{name}: no such task. {did_you_mean(name, known)}")
+        found.append((f"heads.of.{name}", _head_of(config, name)))
+    return found
+
+
+def _head_of(config: Config, task: str) -> dict[str, Any]:
+    """A task's head settings: the common choice, changed or replaced by ``heads.of.<task>``."""
+    base = {key: value for key, value in config.heads.items() if key != "of"}
+    own = (config.heads.get("of") or {}).get(task) or {}
+    if "_target_" in own and own["_target_"] != base.get("_target_"):
+        return dict(own)
+    return {**base, **own}
+
+
+def model(config: Config, dataset: Dataset, tasks: Mapping[str, Task]) -> MultiTaskModel:
+    """The network. The initial weights of each part depend on the seed and the part alone."""
+    shapes = set(dataset.input_shape[stream] for stream in dataset.streams)
+    if len(shapes) > 1:
+        raise UserError(
+            "The dataset's streams have inputs of different shapes "
+            f"({', '.join(map(str, sorted(shapes)))}), and one backbone reads one shape."
+        )
+    (shape,) = shapes
+
+    def make_backbone(copy: int = 0) -> Backbone:
+        seed_global(config.seed, "init", "backbone", copy)
+        backbone: Backbone = component(config.backbone, "backbone", input_shape=shape)
+        return backbone
+
+    facts = {"make_backbone": make_backbone, "streams": dataset.streams}
+    architecture: Architecture = component(config.architecture, "architecture", **facts)
+    heads: dict[str, Head] = {}
+    for name, task in tasks.items():
+        seed_global(config.seed, "init", "head", name)
+        size = tuple(shape[-2:]) if task.dense else None
+        head: Head = component(
+            _head_of(config, name),
+            f"heads (task {name})",
+            in_channels=architecture.out_channels(name),
+            out_channels=task.output_size,
+            spatial=architecture.spatial(name),
+            size=size,
+        )
+        heads[name] = head
+    return MultiTaskModel(architecture, heads)
+
+
+def weighting(config: Config, infos: Sequence[TaskInfo]) -> Weighting:
+    """The method."""
+    seed_global(config.seed, "init", "weighting")
+    method: Weighting = component(config.weighting, "weighting", tasks=infos)
+    return method
+
+
+def sampler(config: Config, tasks: Mapping[str, Task]) -> Sampler:
+    """The sampler."""
+    chosen: Sampler = component(config.sampler, "sampler", tasks=tuple(tasks))
+    return chosen
+
+
+def forward_flops(network: MultiTaskModel, loader: TrainLoader) -> float:
+    """Floating-point operations of one step's forward pass, counted on one row."""
+    inputs, rows = {}, 0
+    source = loader.dataset.splits["train"]
+    for stream in loader.dataset.streams:
+        raw, targets = source[stream].rows(torch.arange(1))
+        inputs[stream], _ = loader.dataset.transform(stream, raw, targets, None)
+        rows = max(rows, loader.sizes[stream])
+    training = network.training
+    network.eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(inputs, network.tasks)
+    network.train(training)
+    return float(counter.get_total_flops()) * rows
+
+
+# -- optimisation -----------------------------------------------------------------------------------
+
+
+def optimizer(config: Config, network: MultiTaskModel, method: Weighting) -> Optimizer:
+    """The optimizer over the network's and the method's parameters."""
+    rate = config.optimizer.get("lr")
+    groups = parameter_groups(network, method, 1e-3 if rate is None else float(rate))
+    if not groups[0]["params"]:
+        raise UserError("The network has no parameters to train: every one of them is frozen.")
+    chosen: Optimizer = component(config.optimizer, "optimizer", params=groups)
+    return chosen
+
+
+def scheduler(config: Config, chosen: Optimizer) -> LRScheduler | None:
+    """The scheduler, stepped once an epoch; a ``T_max`` of null means the run's epochs."""
+    settings = dict(config.scheduler)
+    if not settings.get("_target_"):
+        return None
+    if "T_max" in settings and settings["T_max"] is None:
+        settings["T_max"] = config.epochs
+    made: LRScheduler = component(settings, "scheduler", optimizer=chosen)
+    return made

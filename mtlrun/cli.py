@@ -1,0 +1,250 @@
+"""The ``mtlrun`` command: verbs, else the Hydra app. Imports no torch."""
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mtlrun import __version__
+from mtlrun.errors import Interrupted, UserError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+FAILED: list[str] = []
+"""First lines of what went wrong in this process's jobs."""
+
+
+def config_folder() -> Path:
+    """The shipped configuration: inside the installed package, or beside it in a checkout."""
+    here = Path(__file__).resolve().parent
+    inside = here / "configs"
+    return inside if inside.is_dir() else here.parent / "configs"
+
+
+def main() -> None:
+    """Entry point of the command."""
+    sys.exit(run_command(sys.argv[1:]))
+
+
+def run_command(arguments: list[str]) -> int:
+    """Run a verb or the Hydra app, and turn errors into one paragraph and an exit code."""
+    # Parts of the user's own live in the directory that the command is given in.
+    sys.path.insert(0, str(Path.cwd()))
+    traceback_wanted = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    try:
+        if arguments[:1] == ["--version"]:
+            print(f"mtlrun {__version__}")
+            return 0
+        verb = VERBS.get(arguments[0]) if arguments else None
+        if verb:
+            return verb(arguments[1:])
+        _refuse_unknown_verb(arguments)
+        return _train(arguments)
+    except Interrupted as stop:
+        print(f"\n{stop}", file=sys.stderr)
+        return stop.exit_code
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        return 130
+    except UserError as error:
+        if traceback_wanted:
+            raise
+        print(f"mtlrun: {error}", file=sys.stderr)
+        return 1
+
+
+def _refuse_unknown_verb(arguments: Sequence[str]) -> None:
+    """A first word that is neither a verb nor an override is a slip."""
+    first = arguments[0] if arguments else ""
+    if first and not first.startswith(("-", "+", "~")) and "=" not in first:
+        near = difflib.get_close_matches(first, VERBS, n=1)
+        hint = f"Did you mean mtlrun {near[0]}? " if near else ""
+        raise UserError(
+            f"{first} is neither a verb ({', '.join(VERBS)}) nor a setting KEY=VALUE. {hint}See "
+            "mtlrun --help."
+        )
+
+
+# -- verbs ------------------------------------------------------------------------------------------
+
+
+def _list(arguments: list[str]) -> int:
+    from mtlrun.analysis.catalogue import list_command
+
+    return list_command(arguments, config_folder())
+
+
+def _compare(arguments: list[str]) -> int:
+    from mtlrun.analysis.command import compare_command
+
+    return compare_command(arguments)
+
+
+def _data(arguments: list[str]) -> int:
+    """``mtlrun data prepare NAME ...``: each dataset that can be prepared has a ``command``."""
+    from importlib import import_module
+
+    folder = Path(__file__).parent / "data"
+    known = sorted(path.parent.name for path in folder.glob("*/command.py"))
+    if arguments[:1] != ["prepare"] or len(arguments) < 2 or arguments[1] not in known:
+        raise UserError(
+            f"Use: mtlrun data prepare NAME --from PATH, with NAME one of {', '.join(known)}."
+        )
+    command = import_module(f"mtlrun.data.{arguments[1]}.command")
+    code: int = command.prepare_command(arguments[2:])
+    return code
+
+
+VERBS: dict[str, Callable[[list[str]], int]] = {
+    "list": _list,
+    "compare": _compare,
+    "data": _data,
+}
+
+
+# -- the Hydra app ----------------------------------------------------------------------------------
+
+
+def _train(arguments: list[str]) -> int:
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    from mtlrun import config as schema
+
+    traceback_wanted = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    # Hydra would print its own report and exit; the errors are explained here instead.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    schema.register()
+    OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
+    FAILED.clear()
+    sys.argv = [sys.argv[0], *arguments]
+    app = hydra.main(
+        version_base="1.3", config_path=str(config_folder()), config_name="config"
+    )(_job)
+    try:
+        app()
+    except (HydraException, OmegaConfBaseException) as error:
+        if traceback_wanted:
+            raise
+        raise UserError(_explain(error)) from error
+    except Exception as error:
+        if traceback_wanted or not FAILED:
+            raise
+        return _report_failures(error)
+    finally:
+        if not traceback_wanted:
+            del os.environ["HYDRA_FULL_ERROR"]
+    return 0
+
+
+def _report_failures(error: Exception) -> int:
+    if isinstance(error, UserError) and len(FAILED) == 1:
+        print(f"mtlrun: {error}", file=sys.stderr)
+        return 1
+    print(f"mtlrun: {len(FAILED)} job(s) failed:", file=sys.stderr)
+    for line in FAILED:
+        print(f"  {line}", file=sys.stderr)
+    print("Each failed job's run.log says more.", file=sys.stderr)
+    return 1
+
+
+def _job(config: "DictConfig") -> None:
+    """One run of the app: a single run, or one of a sweep."""
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+    from rich.console import Console
+
+    from mtlrun.config import Config, validate
+
+    hydra_config = HydraConfig.get()
+    folder = Path(hydra_config.runtime.output_dir)
+    choices = {g: c for g, c in hydra_config.runtime.choices.items() if not g.startswith("hydra/")}
+    groups, changed = _changes(HydraConfig.instance().cfg)
+    try:
+        typed = OmegaConf.to_object(config)
+        assert isinstance(typed, Config)
+        validate(typed)
+
+        from mtlrun.run import Labels, run  # imports torch
+
+        shown = Path(os.path.relpath(folder)) if folder.is_relative_to(Path.cwd()) else folder
+        labels = Labels(choices, folder.parent.name, {**groups, **changed})
+        run(typed, shown, labels, Console())
+    except Exception as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        FAILED.append(f"{folder.parent.name}, {folder.name}: {first}")
+        if hydra_config.mode.name == "MULTIRUN":
+            print(f"mtlrun: {folder}: {first} The sweep goes on.", file=sys.stderr)
+        raise
+
+
+def _changes(config: Any) -> tuple[dict[str, str], dict[str, Any]]:
+    """What makes the run differ from its dataset's recipe, asked of the running Hydra app."""
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.types import RunMode
+
+    from mtlrun.config import changed_settings
+
+    loader = GlobalHydra.instance().config_loader()
+    name = config.hydra.job.config_name
+
+    def compose(overrides: Sequence[str]) -> "DictConfig":
+        composed: DictConfig = loader.load_configuration(
+            config_name=name, overrides=list(overrides), run_mode=RunMode.RUN
+        )
+        return composed
+
+    return changed_settings(config, compose)
+
+
+def _run_folder(*, _root_: Any) -> str:
+    """``<dataset>/<weighting and changed settings>/seed=<n>``, a function of the choices."""
+    from mtlrun.config import choices_of, method_name
+
+    choices = choices_of(_root_)
+    groups, changed = _changes(_root_)
+    method = method_name(choices["weighting"], groups, changed)
+    return f"{choices['dataset']}/{method}/seed={_root_.seed}"
+
+
+def _explain(error: Exception) -> str:
+    """One paragraph from Hydra's report of a slip on the command line."""
+    text = str(error)
+    missing = re.search(r"Could not find '([\w./-]+)'", text)
+    if missing and "/" in missing[1]:
+        group, name = missing[1].rsplit("/", 1)
+        options = re.search(r"Available options in '[^']+':\n((?:\t.+\n?)*)", text)
+        known = options[1].split() if options else []
+        return f"{group}={name}: there is no such choice. {_near(name, known)}"
+    key = re.search(r"(?:Could not override '([\w.@/-]+)'|Key '(\w+)' is not in struct)", text)
+    if key:
+        return _explain_key(key[1] or key[2], text)
+    return " ".join(text.split())
+
+
+def _explain_key(key: str, text: str) -> str:
+    from hydra import compose, initialize_config_dir
+
+    group = re.search(r"No match in the defaults list", text)
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        from mtlrun.config import flatten, plain
+
+        leaves = plain(compose("config", overrides=[]))
+    tops = sorted({name.split(".")[0] for name in leaves})
+    known = [*leaves, *tops, *{name.rsplit(".", 1)[0] for name in flatten(leaves)}]
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    hint = f"Did you mean {near[0]}? " if near else ""
+    what = "group" if group else "setting"
+    return f"{key}: there is no such {what}. {hint}See mtlrun --help, or mtlrun list."
+
+
+def _near(word: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    hint = f"Did you mean {near[0]}? " if near else ""
+    return f"{hint}Known: {', '.join(known)}."

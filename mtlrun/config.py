@@ -1,0 +1,225 @@
+"""The typed schema of a run's configuration. Imports no torch.
+
+The sections ``engine``, ``gradients`` and ``tracking`` and the root keys are typed here; the groups
+(dataset, backbone, ...) are open, and checked against their components' signatures in ``build``.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+from mtlrun.errors import UserError
+
+
+@dataclass
+class EngineConfig:
+    """How a run is executed. See the README's table of engine settings."""
+
+    device: str = "auto"
+    threads: Any = "auto"
+    workers: int = 0
+    amp: str = "none"
+    compile: bool = False
+    channels_last: bool = False
+    accumulate: int = 1
+    clip_norm: float | None = None
+    on_nonfinite: str = "stop"
+    log_every: int = 20
+    checkpoint_minutes: float = 10.0
+    evaluation_batch_size: int | None = None
+    keep_data_on_device: bool = True
+    patience: int | None = None
+
+
+@dataclass
+class GradientsConfig:
+    """Where per-task gradients are taken, and how often, by methods that see them."""
+
+    at: str = "auto"
+    every: int = 1
+
+
+@dataclass
+class TrackingConfig:
+    """What is written beside the CSV files."""
+
+    tensorboard: bool = True
+    images: int = 4
+    progress: str = "auto"
+    baseline: str | None = None
+
+
+@dataclass
+class Config:
+    """The root of a run's configuration."""
+
+    seed: int = 0
+    study: str = "default"
+    outputs: str = "outputs"
+    epochs: int = 10
+    batch_size: int = 64
+    tasks: list[str] | None = None
+    select_on: str = "validation"
+    dataset: dict[str, Any] = field(default_factory=dict)
+    backbone: dict[str, Any] = field(default_factory=dict)
+    heads: dict[str, Any] = field(default_factory=dict)
+    architecture: dict[str, Any] = field(default_factory=dict)
+    weighting: dict[str, Any] = field(default_factory=dict)
+    sampler: dict[str, Any] = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    scheduler: dict[str, Any] = field(default_factory=dict)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    gradients: GradientsConfig = field(default_factory=GradientsConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+
+CHOICES = {
+    "select_on": ("validation", "test"),
+    "engine.amp": ("none", "bf16"),
+    "engine.on_nonfinite": ("stop", "skip"),
+    "gradients.at": ("auto", "parameters", "representation", "last_layer"),
+    "tracking.progress": ("auto", "bar", "lines", "none"),
+}
+"""Settings that take one of a few words."""
+
+AT_LEAST = {
+    "epochs": 1,
+    "batch_size": 1,
+    "engine.workers": 0,
+    "engine.accumulate": 1,
+    "engine.log_every": 1,
+    "engine.checkpoint_minutes": 0,
+    "engine.evaluation_batch_size": 1,
+    "engine.patience": 1,
+    "engine.clip_norm": 0,
+    "gradients.every": 1,
+    "tracking.images": 0,
+    "seed": 0,
+}
+"""Smallest values of numeric settings."""
+
+WITHOUT_EFFECT = ("outputs", "study", "seed", "engine.workers", "engine.checkpoint_minutes", "tracking")
+"""Settings that change neither a figure nor a file's meaning, or are in the folder's name already:
+they are left out of the name of the run folder and of the comparison with what a folder holds."""
+
+
+def register() -> None:
+    """Make the schema known to Hydra under the name that ``config.yaml`` starts from."""
+    ConfigStore.instance().store(name="schema", node=Config)
+
+
+def validate(config: Config) -> None:
+    """Check words and numbers that the schema's types let through.
+
+    Raises:
+        UserError: the first setting that is out of its range.
+    """
+    for key, words in CHOICES.items():
+        value = _at(config, key)
+        if value not in words:
+            raise UserError(f"{key}={value}: choose one of {', '.join(words)}.")
+    for key, least in AT_LEAST.items():
+        value = _at(config, key)
+        if value is not None and value < least:
+            raise UserError(f"{key}={value}: use {least} or more, or leave it out.")
+
+
+def _at(config: Config, key: str) -> Any:
+    value: Any = config
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value
+
+
+# -- what a run is called ---------------------------------------------------------------------------
+
+Leaves = dict[str, Any]
+Compose = Callable[[Sequence[str]], DictConfig]
+"""Composes the configuration from overrides, with Hydra's own node."""
+
+LONGEST_VALUE = 40
+LONGEST_NAME = 180
+
+
+def choices_of(config: DictConfig) -> dict[str, str]:
+    """For each group the name of its choice."""
+    found = config.hydra.runtime.choices
+    return {str(group): found[group] for group in found if not str(group).startswith("hydra/")}
+
+
+def changed_settings(config: DictConfig, compose: Compose) -> tuple[dict[str, str], Leaves]:
+    """What makes a run differ from ``mtlrun dataset=D weighting=W``.
+
+    Args:
+        config: the composed configuration, with Hydra's own node.
+        compose: composes the configurations to compare with.
+
+    Returns:
+        the groups with another choice than the dataset's recipe, and the settings that differ
+        given these choices, by dotted key.
+    """
+    choices = choices_of(config)
+    recipe = choices_of(compose([f"dataset={choices['dataset']}"]))
+    groups = {
+        group: choice
+        for group, choice in choices.items()
+        if choice != recipe.get(group) and group != "dataset"
+    }
+    chosen = [f"{group}={choice}" for group, choice in groups.items()]
+    base = plain(compose([f"dataset={choices['dataset']}", *chosen]))
+    here = plain(config)
+    changed = {
+        key: here.get(key)
+        for key in sorted(here.keys() | base.keys())
+        if here.get(key, ...) != base.get(key, ...)
+        and not any(key == free or key.startswith(f"{free}.") for free in WITHOUT_EFFECT)
+    }
+    groups.pop("weighting", None)
+    return groups, changed
+
+
+def plain(config: DictConfig) -> Leaves:
+    """Leaves of the configuration by dotted key, resolved, without Hydra's own node."""
+    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    nested = OmegaConf.to_container(own, resolve=True)
+    assert isinstance(nested, dict)
+    return flatten(nested)
+
+
+def flatten(settings: Mapping[Any, Any], prefix: str = "") -> Leaves:
+    """Leaves of nested settings by dotted key."""
+    leaves: Leaves = {}
+    for key, value in settings.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            leaves.update(flatten(value, f"{name}."))
+        else:
+            leaves[name] = value
+    return leaves
+
+
+def method_name(weighting: str, groups: Mapping[str, str], changed: Mapping[str, Any]) -> str:
+    """The part of the run folder's name that says what is special about the run."""
+    parts = [weighting]
+    parts += [f"{group}={choice}" for group, choice in groups.items()]
+    parts += [f"{key}={_short(value)}" for key, value in changed.items()]
+    name = ",".join(parts)
+    if len(name) > LONGEST_NAME:
+        name = f"{name[:LONGEST_NAME]}-{_digest(name)}"
+    return name
+
+
+def _short(value: object) -> str:
+    text = str(value).replace(" ", "").replace("'", "")
+    safe = "".join(c if c.isalnum() or c in "._+-[]{}:" else "_" for c in text.rsplit("/", 1)[-1])
+    if len(text) <= LONGEST_VALUE and safe == text.replace(",", "_"):
+        return safe
+    return f"{safe[-LONGEST_VALUE:]}-{_digest(text)}"
+
+
+def _digest(text: str) -> str:
+    return blake2b(text.encode(), digest_size=3).hexdigest()

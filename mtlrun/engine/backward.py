@@ -1,0 +1,219 @@
+"""From the losses of a step to ``.grad``: one way for each kind of weighting.
+
+The methods declare what they need to see by the class that they extend; nothing here knows a method
+by name. Every way fills ``.grad`` of all parameters that a step trains, and gives back the figures
+that are logged.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from mtlrun.models.model import MultiTaskModel
+from mtlrun.tasks.base import Task
+from mtlrun.types import Batch, StepInfo
+from mtlrun.weighting.base import LossWeighting
+
+
+@dataclass
+class StepFigures:
+    """What a step has to show.
+
+    Attributes:
+        present: indices of the tasks of this step.
+        losses: their scalar losses, detached, on the device.
+        weights: their weights, [T]; None for a method that has no weights.
+        gramian: inner products of their gradients, [T, T], float64 on the CPU, where taken.
+        nonfinite: the first task whose loss or gradient is NaN or infinite, where that is known
+            before the update; then nothing was put into ``.grad``.
+    """
+
+    present: tuple[int, ...]
+    losses: list[Tensor]
+    weights: Tensor | None = None
+    gramian: Tensor | None = None
+    nonfinite: int | None = None
+
+
+@dataclass
+class Forward:
+    """How the network is called: in which precision, compiled or not.
+
+    Attributes:
+        model: the network.
+        tasks: the run's tasks, in their order.
+        amp: whether it runs under bfloat16 autocast.
+        compiled: whether its parts go through ``torch.compile``.
+        names: the tasks' names.
+    """
+
+    model: MultiTaskModel
+    tasks: Mapping[str, Task]
+    amp: bool = False
+    compiled: bool = False
+    names: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.names = tuple(self.tasks)
+        self.device_type = next(self.model.parameters()).device.type
+        self.architecture: Callable[..., dict[str, Tensor]] = self.model.architecture
+        self.head_of: dict[str, Callable[[Tensor], Tensor]] = dict(self.model.head_of)
+        if self.compiled:
+            # Task gradients walk one graph several times; donated buffers allow a single walk.
+            torch._functorch.config.donated_buffer = False
+            self.architecture = torch.compile(self.architecture)
+            self.head_of = {name: torch.compile(head) for name, head in self.head_of.items()}
+
+    def precision(self) -> AbstractContextManager[object]:
+        """Autocast to bfloat16, or nothing."""
+        if self.amp:
+            return torch.autocast(self.device_type, dtype=torch.bfloat16)
+        return nullcontext()
+
+    def features(self, batch: Batch, present: Sequence[int]) -> dict[str, Tensor]:
+        """Features of the tasks named."""
+        inputs = {stream: part.inputs for stream, part in batch.items()}
+        with self.precision():
+            return self.architecture(inputs, [self.names[index] for index in present])
+
+    def prediction(self, index: int, features: Tensor) -> Tensor:
+        """A task's prediction from its features, in float32."""
+        with self.precision():
+            return self.head_of[self.names[index]](features).float()
+
+    def target(self, batch: Batch, index: int) -> Tensor:
+        """A task's target in a batch."""
+        name = self.names[index]
+        return batch[self.model.architecture.stream_of[name]].targets[name]
+
+    def loss(self, batch: Batch, index: int, features: Tensor) -> Tensor:
+        """The scalar loss of a task from its features."""
+        prediction = self.prediction(index, features)
+        return self.tasks[self.names[index]].loss(prediction, self.target(batch, index))
+
+
+def labelled(batch: Batch, names: Sequence[str]) -> tuple[int, ...]:
+    """Indices of the tasks that have a label in a batch, in the order of the run's tasks."""
+    present = {task for part in batch.values() for task in part.present}
+    return tuple(index for index, name in enumerate(names) if name in present)
+
+
+def first_nonfinite(losses: Sequence[Tensor], present: Sequence[int]) -> int | None:
+    """The first of the tasks whose loss is NaN or infinite. Waits for the device."""
+    finite = torch.isfinite(torch.stack([loss.detach() for loss in losses])).tolist()
+    return next((task for task, ok in zip(present, finite, strict=True) if not ok), None)
+
+
+class Backward(ABC):
+    """Fills ``.grad`` for one step.
+
+    Args:
+        forward: how the network is called.
+        check: whether losses are looked at before the update; costs a wait for the device.
+    """
+
+    def __init__(self, forward: Forward, *, check: bool) -> None:
+        self.forward = forward
+        self.check = check
+
+    @abstractmethod
+    def __call__(self, batches: Sequence[Batch], info: StepInfo) -> StepFigures:
+        """One step over micro-batches (one, unless ``engine.accumulate`` is more)."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What has to be kept between steps beside the weighting's own state."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """The reverse of :meth:`state_dict`."""
+        del state
+
+
+class FromLosses(Backward):
+    """One plain backward pass through everything, for methods that see losses only."""
+
+    def __init__(self, forward: Forward, weighting: LossWeighting, *, check: bool) -> None:
+        super().__init__(forward, check=check)
+        self.weighting = weighting
+
+    def __call__(self, batches: Sequence[Batch], info: StepInfo) -> StepFigures:
+        """See :meth:`Backward.__call__`."""
+        if len(batches) > 1:
+            return self._accumulate(batches, info)
+        present = info.present
+        losses = self._losses(batches[0], present)
+        detached = [loss.detach() for loss in losses]
+        figures = StepFigures(present, detached)
+        if self.check:
+            figures.nonfinite = first_nonfinite(detached, present)
+            if figures.nonfinite is not None:
+                return figures
+        for loss in losses:
+            loss.retain_grad()  # its gradient is the weight that the method applied
+        self.weighting.objective(losses).backward()
+        figures.weights = _gradients_of(losses)
+        return figures
+
+    def _losses(self, batch: Batch, present: Sequence[int]) -> list[Tensor]:
+        features = self.forward.features(batch, present)
+        return [self.forward.loss(batch, i, features[self.forward.names[i]]) for i in present]
+
+    def _accumulate(self, batches: Sequence[Batch], info: StepInfo) -> StepFigures:
+        """Exact for methods that are linear in the losses: their weights are known beforehand."""
+        device = next(self.forward.model.parameters()).device
+        ones = [torch.ones((), device=device, requires_grad=True) for _ in info.present]
+        weights = torch.stack(
+            [
+                torch.zeros((), device=device) if g is None else g
+                for g in torch.autograd.grad(
+                    self.weighting.objective(ones), ones, allow_unused=True
+                )
+            ]
+        ).detach()
+        shares = micro_batch_shares(batches, self.forward.names, info.present)
+        sums = torch.zeros(len(info.present), device=device)
+        for batch, share in zip(batches, shares, strict=True):
+            places = [place for place, value in enumerate(share) if value > 0]
+            losses = self._losses(batch, [info.present[place] for place in places])
+            scaled = [weights[place] * share[place] for place in places]
+            torch.autograd.backward(losses, scaled)
+            for place, loss in zip(places, losses, strict=True):
+                sums[place] += loss.detach() * share[place]
+        means = [mean.requires_grad_() for mean in sums.unbind()]
+        figures = StepFigures(info.present, [mean.detach() for mean in means], weights)
+        if self.check:
+            figures.nonfinite = first_nonfinite(figures.losses, info.present)
+        objective = self.weighting.objective(means)
+        trained = [p for p in self.weighting.parameters() if p.requires_grad]
+        if trained and figures.nonfinite is None:
+            for parameter, gradient in zip(
+                trained, torch.autograd.grad(objective, trained, allow_unused=True), strict=True
+            ):
+                parameter.grad = gradient
+        return figures
+
+
+def _gradients_of(losses: Sequence[Tensor]) -> Tensor:
+    return torch.stack(
+        [torch.zeros_like(loss) if loss.grad is None else loss.grad for loss in losses]
+    )
+
+
+def micro_batch_shares(
+    batches: Sequence[Batch], names: Sequence[str], present: Sequence[int]
+) -> list[list[float]]:
+    """How much each micro-batch counts for each task of the step.
+
+    A task's loss over the step is the mean of its losses over the micro-batches that have labels
+    for it.
+
+    Returns:
+        for each micro-batch, for each task of the step, its share; shares of a task sum to 1.
+    """
+    labels = [set(labelled(batch, names)) for batch in batches]
+    counts = {task: sum(task in tasks for tasks in labels) for task in present}
+    return [[(task in tasks) / counts[task] for task in present] for tasks in labels]

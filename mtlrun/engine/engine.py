@@ -1,0 +1,333 @@
+"""The training loop: epochs of steps, evaluation, selection, checkpoints, stopping."""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from mtlrun.data.base import Dataset
+from mtlrun.engine import checkpoint
+from mtlrun.engine.backward import Forward
+from mtlrun.engine.evaluation import Figures, Selection, evaluate, headline
+from mtlrun.engine.ledger import Ledger, nonfinite_loss
+from mtlrun.engine.loader import EvaluationLoader, Placement, TrainLoader
+from mtlrun.engine.pictures import dense_pictures
+from mtlrun.engine.step import TrainingStep
+from mtlrun.engine.stopping import StopRequest
+from mtlrun.errors import Interrupted, UserError
+from mtlrun.models.model import MultiTaskModel
+from mtlrun.tasks.base import Task
+from mtlrun.tracking.tracker import Tracker
+from mtlrun.weighting.base import Weighting
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long to train, and what to do on the way.
+
+    Attributes:
+        epochs: how many.
+        select_on: the split that chooses the best epoch, ``val`` or ``test``.
+        log_every: steps between rows of ``losses.csv``.
+        checkpoint_minutes: time between checkpoints within an epoch.
+        patience: epochs without a better score before training stops; None never stops early.
+        skip_nonfinite: whether steps with a NaN or infinite loss are left out.
+        images: examples of dense tasks to draw.
+    """
+
+    epochs: int
+    select_on: str = "val"
+    log_every: int = 20
+    checkpoint_minutes: float = 10.0
+    patience: int | None = None
+    skip_nonfinite: bool = False
+    images: int = 0
+
+
+@dataclass
+class Parts:
+    """What a run is put together from."""
+
+    dataset: Dataset
+    tasks: Mapping[str, Task]
+    model: MultiTaskModel
+    weighting: Weighting
+    optimizer: Optimizer
+    scheduler: LRScheduler | None
+    loader: TrainLoader
+    step: TrainingStep
+    placement: Placement
+    evaluation_batch_size: int
+
+
+class Engine:
+    """Trains, evaluates and tests; stops and resumes anywhere.
+
+    Args:
+        parts: what the run is put together from.
+        schedule: how long to train.
+        folder: of the checkpoints.
+        tracker: takes the figures.
+        log: the run's log.
+        baseline: a single-task run's headline figures for ``val/delta_m``, as a function of this
+            run's; None to leave it out.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        schedule: Schedule,
+        folder: Path,
+        tracker: Tracker,
+        log: logging.Logger,
+        baseline: Callable[[Figures], float] | None = None,
+    ) -> None:
+        self.parts = parts
+        self.schedule = schedule
+        self.folder = folder
+        self.tracker = tracker
+        self.log = log
+        self.baseline = baseline
+        self.forward: Forward = parts.step.backward.forward
+        self.ledger = Ledger(tuple(parts.tasks))
+        self.selection = Selection(parts.model.independent_groups())
+        self.final: Figures = {}
+        self.best_model: dict[str, Any] = {}
+        self.epoch = 0
+        self.steps_in_epoch = 0
+        self.steps = 0
+        self.seconds = 0.0
+        self.stop = StopRequest()
+        self._loaders: dict[str, EvaluationLoader] = {}
+
+    # -- the recipe ---------------------------------------------------------------------------------
+
+    def fit(self) -> None:
+        """Train until the last epoch, from wherever the run stands.
+
+        Raises:
+            Interrupted: after SIGINT or SIGTERM: the step is finished and a checkpoint written.
+            UserError: a loss was NaN or infinite, and such steps are not skipped.
+        """
+        self._resume()
+        with self.stop:
+            while self.epoch < self.schedule.epochs and not self._out_of_patience():
+                self._train_epoch()
+                self._close_epoch()
+
+    def test(self) -> Figures:
+        """Metrics of the best epoch's model on the test split, read here for the first time.
+
+        With ``select_on=test``, those of the best epoch as it was seen in training.
+        """
+        state = checkpoint.read(self.folder / "best.pt")
+        self.parts.model.load_state_dict(state["model"])
+        figures = evaluate(self.forward, self._loader("test"))
+        if self.schedule.select_on != "test":
+            self.tracker.metrics(self.epoch, self.steps, "test", figures)
+        return figures
+
+    # -- epochs -------------------------------------------------------------------------------------
+
+    def _train_epoch(self) -> None:
+        parts, began = self.parts, time.monotonic()
+        saved = began
+        parts.model.train()
+        if self.steps_in_epoch == 0:
+            parts.weighting.start_epoch(self.ledger.epoch_means)
+        for batches in parts.loader.epoch(self.epoch, self.steps_in_epoch):
+            figures = parts.step(batches, self.epoch, self.steps)
+            self.steps += 1
+            self.steps_in_epoch += 1
+            if figures.nonfinite is not None:
+                self._nonfinite(figures.nonfinite)
+            self.ledger.add(self.steps, figures)
+            if self.steps % self.schedule.log_every == 0 or self.steps == 1:
+                self._log_steps()
+            now = time.monotonic()
+            if self.stop.signal is not None:
+                self.seconds += now - began
+                self._stop()
+            if now - saved > 60 * self.schedule.checkpoint_minutes:
+                self.seconds += now - began
+                self._save()
+                began = saved = time.monotonic()
+        self.seconds += time.monotonic() - began
+
+    def _nonfinite(self, task: int) -> None:
+        name = tuple(self.parts.tasks)[task]
+        if not self.schedule.skip_nonfinite:
+            raise nonfinite_loss(name, self.steps)
+        self.log.warning("step %d skipped: loss or gradient of %s not finite", self.steps, name)
+
+    def _log_steps(self) -> None:
+        losses, conflicts = self.ledger.rows(self.steps, self.epoch + 1)
+        self.tracker.steps(losses, conflicts, self.steps, self.epoch + 1)
+
+    def _close_epoch(self) -> None:
+        began = time.monotonic()
+        if self.steps % self.schedule.log_every:
+            self._log_steps()  # so that every epoch's last steps are in the files
+        means = self.ledger.close_epoch()
+        self.epoch += 1
+        self.steps_in_epoch = 0
+        train = {t: {"loss": m} for t, m in zip(self.parts.tasks, means, strict=True) if m == m}
+        self.tracker.metrics(self.epoch, self.steps, "train", train)
+        figures = evaluate(self.forward, self._loader(self.schedule.select_on))
+        self.final = figures
+        self.tracker.metrics(self.epoch, self.steps, self.schedule.select_on, figures)
+        if self.baseline:
+            tag = f"{self.schedule.select_on}/delta_m"
+            self.tracker.scalar(tag, self.baseline(figures), self.steps)
+        self._draw()
+        self._step_scheduler(figures)
+        improved = self.selection.update(self.parts.tasks, figures, self.epoch)
+        if improved:
+            self._keep_best(improved)
+        self.seconds += time.monotonic() - began
+        self._save()
+        text = self._summary(figures)
+        self.log.info("epoch %d/%d  %s", self.epoch, self.schedule.epochs, text)
+        self.tracker.display.epoch(self.epoch, text)
+        if self.stop.signal is not None and self.epoch < self.schedule.epochs:
+            self._stop()
+
+    def _step_scheduler(self, figures: Figures) -> None:
+        scheduler = self.parts.scheduler
+        if isinstance(scheduler, ReduceLROnPlateau):
+            scheduler.step(sum(values["loss"] for values in figures.values()))
+        elif scheduler is not None:
+            scheduler.step()
+
+    def _summary(self, figures: Figures) -> str:
+        split = self.schedule.select_on
+        shown = [
+            f"{name} {headline(task)} {figures[name][headline(task)]:.4g}"
+            for name, task in self.parts.tasks.items()
+            if name in figures
+        ]
+        return f"{split}: {', '.join(shown)}"
+
+    def _draw(self) -> None:
+        """Pictures of dense tasks: in the first and last epoch, and some ten times between."""
+        rhythm = math.ceil(self.schedule.epochs / 10)
+        due = self.epoch == 1 or self.epoch == self.schedule.epochs or self.epoch % rhythm == 0
+        if not (self.schedule.images and due and self.tracker.wants_images):
+            return
+        loader = self._loader(self.schedule.select_on)
+        for tag, pictures in dense_pictures(self.forward, loader, self.schedule.images).items():
+            self.tracker.images(f"{self.schedule.select_on}/{tag}", pictures, self.steps)
+
+    def _out_of_patience(self) -> bool:
+        patience = self.schedule.patience
+        if patience is None or not self.selection.epoch:
+            return False
+        return self.epoch - max(self.selection.epoch) >= patience
+
+    def _loader(self, split: str) -> EvaluationLoader:
+        if split not in self._loaders:
+            self._loaders[split] = EvaluationLoader(
+                self.parts.dataset,
+                split,
+                self.parts.tasks,
+                batch_size=self.parts.evaluation_batch_size,
+                placement=self.parts.placement,
+            )
+        return self._loaders[split]
+
+    # -- checkpoints --------------------------------------------------------------------------------
+
+    def _keep_best(self, improved: list[int]) -> None:
+        """Write ``best.pt``; independent networks are kept each from its own best epoch."""
+        model = self.parts.model.state_dict()
+        path = self.folder / "best.pt"
+        groups = self.selection.groups
+        if len(groups) > 1 and len(improved) < len(groups):
+            kept: dict[str, Any] = checkpoint.read(path)["model"]
+            names = {id(p): name for name, p in self.parts.model.named_parameters()}
+            for number in improved:
+                for prefix in _modules_of(self.parts.model, groups[number], names):
+                    kept.update({k: v for k, v in model.items() if k.startswith(prefix)})
+            model = kept
+        checkpoint.write(path, {"model": model, "epoch": list(self.selection.epoch)})
+
+    def _save(self) -> None:
+        """Write ``last.pt``: everything that the rest of the run depends on."""
+        self.ledger.read_back()  # a loss that is not finite stops the run before it is saved
+        parts = self.parts
+        checkpoint.rotate_and_write(
+            self.folder,
+            {
+                "epoch": self.epoch,
+                "steps_in_epoch": self.steps_in_epoch,
+                "steps": self.steps,
+                "seconds": self.seconds,
+                "final": self.final,
+                "model": parts.model.state_dict(),
+                "weighting": parts.weighting.state_dict(),
+                "backward": parts.step.backward.state_dict(),
+                "optimizer": parts.optimizer.state_dict(),
+                "scheduler": parts.scheduler.state_dict() if parts.scheduler else None,
+                "ledger": self.ledger.state_dict(),
+                "selection": self.selection.state_dict(),
+                "tracker": self.tracker.state_dict(),
+            },
+        )
+
+    def _resume(self) -> None:
+        state, remarks = checkpoint.read_latest(self.folder)
+        for remark in remarks:
+            self.log.warning(remark)
+        if state is None:
+            self.tracker.open(None, 0)
+            return
+        parts = self.parts
+        try:
+            parts.model.load_state_dict(state["model"])
+            parts.weighting.load_state_dict(state["weighting"])
+            parts.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            raise UserError(
+                f"The checkpoint in {self.folder} is of another model or optimizer: "
+                f"{' '.join(str(error).split())[:300]}. Run with another study=NAME, or delete the "
+                "run's folder to start it again."
+            ) from error
+        parts.step.backward.load_state_dict(state["backward"])
+        if parts.scheduler and state["scheduler"]:
+            parts.scheduler.load_state_dict(state["scheduler"])
+        self.ledger.load_state_dict(state["ledger"])
+        self.selection.load_state_dict(state["selection"])
+        self.final = state["final"]
+        self.epoch, self.steps_in_epoch = state["epoch"], state["steps_in_epoch"]
+        self.steps, self.seconds = state["steps"], state["seconds"]
+        self.tracker.open(state["tracker"], self.steps)
+        self.log.info("resumed at epoch %d, step %d", self.epoch + 1, self.steps)
+
+    def _stop(self) -> None:
+        self._save()
+        assert self.stop.signal is not None
+        raise Interrupted(
+            f"Stopped at step {self.steps} (epoch {self.epoch + 1}); the checkpoint is written. "
+            "Repeat the same command to go on from here.",
+            128 + self.stop.signal,
+        )
+
+
+def _modules_of(
+    model: MultiTaskModel, group: tuple[str, ...], names: Mapping[int, str]
+) -> set[str]:
+    """Prefixes, in the model's state dict, of the modules that belong to a group of tasks.
+
+    Buffers (running means) go with the module that holds the group's parameters.
+    """
+    return {
+        names[id(parameter)].rsplit(".", 1)[0] + "."
+        for task in group
+        for parameter in model.own_parameters(task)
+    }

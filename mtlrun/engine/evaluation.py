@@ -1,0 +1,142 @@
+"""Metrics of a whole split, and the choice of the best epoch."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from mtlrun.engine.backward import Forward
+from mtlrun.engine.loader import EvaluationLoader
+from mtlrun.tasks.base import Statistics, Task
+
+Figures = dict[str, dict[str, float]]
+"""For each task its metrics by name, ``loss`` among them."""
+
+
+@torch.inference_mode()
+def evaluate(forward: Forward, loader: EvaluationLoader) -> Figures:
+    """Metrics over the whole split: sums over rows, not means over batches.
+
+    ``loss`` is the mean over batches weighted by their labelled rows. The figures are read back from
+    the device once.
+    """
+    model = forward.model
+    training = model.training
+    model.eval()
+    statistics: dict[str, Statistics] = {}
+    losses: dict[str, torch.Tensor] = {}
+    rows = dict.fromkeys(forward.names, 0)
+    for batch, counts in loader:
+        present = [i for i, name in enumerate(forward.names) if counts.get(name)]
+        features = forward.features(batch, present)
+        for index in present:
+            name = forward.names[index]
+            task = forward.tasks[name]
+            prediction = forward.prediction(index, features[name])
+            target = forward.target(batch, index)
+            sums = task.statistics(prediction, target)
+            loss = task.loss(prediction, target).double() * counts[name]
+            if name in statistics:
+                sums = {key: statistics[name][key] + value for key, value in sums.items()}
+                loss = losses[name] + loss
+            statistics[name], losses[name] = sums, loss
+            rows[name] += counts[name]
+    model.train(training)
+    return {
+        name: {
+            "loss": float(losses[name]) / rows[name],
+            **task.compute({key: value.cpu() for key, value in statistics[name].items()}),
+        }
+        for name, task in forward.tasks.items()
+        if rows[name]
+    }
+
+
+def headline(task: Task) -> str:
+    """The metric that stands for a task: its first."""
+    return next(iter(task.metrics))
+
+
+def remaining_error(task: Task, figures: Mapping[str, float]) -> float:
+    """Distance of a task's headline metric to its optimum: 1 - accuracy, or an error itself."""
+    name = headline(task)
+    return abs(task.metrics[name].optimum - figures[name])
+
+
+@dataclass
+class Selection:
+    """Keeps the best epoch of each group of tasks that share anything.
+
+    The score of an epoch is the mean, over the group's tasks, of the headline metric's remaining
+    error relative to the first epoch's: 1 at the first, less is better. Ties go to the earlier.
+
+    Attributes:
+        groups: see :meth:`mtlrun.models.model.MultiTaskModel.independent_groups`.
+        first: each task's remaining error in the first epoch.
+        score: each group's best score.
+        epoch: the epoch (from 1) of each group's best score.
+        best: for each task and metric the best value over epochs, and its epoch.
+    """
+
+    groups: Sequence[tuple[str, ...]]
+    first: dict[str, float] = field(default_factory=dict)
+    score: list[float] = field(default_factory=list)
+    epoch: list[int] = field(default_factory=list)
+    best: dict[str, dict[str, tuple[float, int]]] = field(default_factory=dict)
+
+    def update(self, tasks: Mapping[str, Task], figures: Figures, epoch: int) -> list[int]:
+        """Take an epoch's figures in.
+
+        Returns:
+            the groups for which this is the best epoch so far.
+        """
+        for name, values in figures.items():
+            for metric, info in tasks[name].metrics.items():
+                value = values[metric]
+                old = self.best.setdefault(name, {}).get(metric)
+                sign = 1 if info.higher_is_better else -1
+                if not math.isnan(value) and (old is None or sign * value > sign * old[0]):
+                    self.best[name][metric] = (value, epoch)
+        if not self.score:
+            self.score = [math.inf] * len(self.groups)
+            self.epoch = [0] * len(self.groups)
+        improved = []
+        for number, group in enumerate(self.groups):
+            score = self._score(tasks, figures, group)
+            if score < self.score[number] or self.epoch[number] == 0:
+                self.score[number], self.epoch[number] = score, epoch
+                improved.append(number)
+        return improved
+
+    def _score(self, tasks: Mapping[str, Task], figures: Figures, group: Sequence[str]) -> float:
+        ratios = []
+        for name in group:
+            if name not in figures:
+                continue
+            error = remaining_error(tasks[name], figures[name])
+            if math.isnan(error):
+                return math.inf
+            first = self.first.setdefault(name, error)
+            ratios.append(error / first if first > 0 else float(error > 0))
+        return sum(ratios) / len(ratios) if ratios else math.inf
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain data for the checkpoint."""
+        return {
+            "first": self.first,
+            "score": self.score,
+            "epoch": self.epoch,
+            "best": {n: {m: list(v) for m, v in d.items()} for n, d in self.best.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The reverse of :meth:`state_dict`."""
+        self.first = dict(state["first"])
+        self.score = list(state["score"])
+        self.epoch = list(state["epoch"])
+        self.best = {
+            name: {metric: (value[0], value[1]) for metric, value in metrics.items()}
+            for name, metrics in state["best"].items()
+        }

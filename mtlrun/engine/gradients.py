@@ -1,0 +1,113 @@
+"""Per-task gradients on the shared parameters, in buffers that are kept from step to step."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+BLOCK = 65_536
+"""Columns of the Jacobian multiplied at a time: float32 inside a block, float64 between blocks. On
+2.8 million parameters that loses 1e-6 where one long float32 product loses 1e-3, and is faster."""
+
+
+def gramian(rows: Tensor) -> Tensor:
+    """Inner products of the rows of a Jacobian.
+
+    Args:
+        rows: [T, P], float32 or float64.
+
+    Returns:
+        [T, T], float64, on the device of ``rows``.
+    """
+    total = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows.device)
+    for block in rows.split(BLOCK, dim=1):
+        total += (block @ block.T).double()
+    return total
+
+
+class TaskGradients:
+    """The Jacobian of the task losses on a list of parameters, one row a task.
+
+    Args:
+        parameters: what the columns stand for, in this order. All of one type and device.
+        tasks: the most rows that a step can need.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], tasks: int) -> None:
+        self.parameters = list(parameters)
+        sizes = [parameter.numel() for parameter in self.parameters]
+        first = self.parameters[0]
+        self.buffer = torch.zeros(tasks, sum(sizes), dtype=first.dtype, device=first.device)
+        self._total = torch.zeros_like(self.buffer[0])
+        self._cells = [self._split(row, sizes) for row in self.buffer]
+        self._updates = self._split(self._total, sizes)
+        self._reached = [False] * len(self.parameters)
+
+    def _split(self, flat: Tensor, sizes: list[int]) -> list[Tensor]:
+        parts = flat.split(sizes)
+        return [part.view(p.shape) for part, p in zip(parts, self.parameters, strict=True)]
+
+    def start(self) -> None:
+        """Forget which parameters the tasks of the last step reached."""
+        self._reached = [False] * len(self.parameters)
+
+    def write(self, row: int, gradients: Sequence[Tensor | None], *, add: bool) -> None:
+        """Put one task's gradients into its row, or add them to what a micro-batch left there.
+
+        Args:
+            row: the task's place among the tasks of this step.
+            gradients: one for each parameter; None where the task does not reach it.
+            add: whether to add.
+        """
+        cells = self._cells[row]
+        reached_cells, reached_gradients = [], []
+        for index, gradient in enumerate(gradients):
+            if gradient is not None:
+                self._reached[index] = True
+                reached_cells.append(cells[index])
+                reached_gradients.append(gradient)
+            elif not add:
+                cells[index].zero_()
+        if add:
+            torch._foreach_add_(reached_cells, reached_gradients)
+        else:
+            torch._foreach_copy_(reached_cells, reached_gradients)
+
+    def clear(self, row: int) -> None:
+        """Set a row to zero."""
+        self.buffer[row].zero_()
+
+    def rows(self, tasks: int) -> Tensor:
+        """The Jacobian of this step, [tasks, P]: a view of the kept buffer."""
+        return self.buffer[:tasks]
+
+    def columns(self, parameters: Sequence[nn.Parameter], tasks: int) -> Tensor:
+        """The part of the Jacobian that belongs to some of the parameters, [tasks, columns]."""
+        wanted = {id(parameter) for parameter in parameters}
+        cells = [
+            torch.stack([self._cells[row][index].reshape(-1) for row in range(tasks)])
+            for index, parameter in enumerate(self.parameters)
+            if id(parameter) in wanted
+        ]
+        return torch.cat(cells, dim=1)
+
+    def apply(self, direction: Tensor) -> None:
+        """Make ``direction``, [P], the ``.grad`` of the parameters.
+
+        A parameter that no task reached keeps ``.grad`` None, so that weight decay and momentum
+        leave it alone.
+        """
+        self._total.copy_(direction)
+        for parameter, update, reached in zip(
+            self.parameters, self._updates, self._reached, strict=True
+        ):
+            parameter.grad = update if reached else None
+
+    def combine(self, weights: Tensor) -> None:
+        """Make the weighted sum of this step's rows the ``.grad`` of the parameters.
+
+        Args:
+            weights: [tasks of this step].
+        """
+        rows = self.rows(len(weights))
+        self.apply(weights.to(rows) @ rows)

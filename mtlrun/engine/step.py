@@ -1,0 +1,136 @@
+"""One optimizer step: what a weighting declares, the engine obeys."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from mtlrun.engine.backward import Backward, Forward, FromLosses, StepFigures, labelled
+from mtlrun.engine.balanced import FromGradients
+from mtlrun.models.model import MultiTaskModel
+from mtlrun.randomness import seed_global
+from mtlrun.tasks.base import Task
+from mtlrun.types import Batch, StepInfo
+from mtlrun.weighting.base import LossWeighting, Place, Weighting
+
+
+def parameter_groups(
+    model: MultiTaskModel, weighting: Weighting, learning_rate: float
+) -> list[dict[str, object]]:
+    """The optimizer's parameter groups: the network, and the weighting's own parameters.
+
+    The weighting's are never decayed; their learning rate is its own where it has one.
+    """
+    groups: list[dict[str, object]] = [
+        {"params": [p for p in model.parameters() if p.requires_grad]}
+    ]
+    own = [parameter for parameter in weighting.parameters() if parameter.requires_grad]
+    if own:
+        rate = weighting.learning_rate
+        rate = learning_rate if rate is None else rate
+        groups.append({"params": own, "lr": rate, "weight_decay": 0.0})
+    return groups
+
+
+def make_backward(
+    forward: Forward,
+    weighting: Weighting,
+    *,
+    place: Place | None,
+    every: int,
+    check: bool,
+    accumulating: bool,
+) -> Backward:
+    """The way to ``.grad`` for the kind of method."""
+    if isinstance(weighting, LossWeighting):
+        return FromLosses(forward, weighting, check=check)
+    assert place is not None
+    return FromGradients(
+        forward, weighting, place=place, every=every, check=check, accumulating=accumulating
+    )
+
+
+class TrainingStep:
+    """Runs optimizer steps.
+
+    Args:
+        model: the network.
+        tasks: for each task its :class:`~mtlrun.tasks.base.Task`.
+        weighting: the method.
+        optimizer: over the groups of :func:`parameter_groups`.
+        seed: the run's seed.
+        place: where task gradients are taken; None for methods that see losses only.
+        every: steps between two refreshes of the weights.
+        amp: whether the network runs under bfloat16 autocast.
+        accumulate: micro-batches of a step.
+        clip_norm: largest norm of the gradient; for independent networks, of each one's.
+        check: whether non-finite losses are noticed before the update.
+        compiled: whether the architecture and the heads go through ``torch.compile``.
+    """
+
+    def __init__(
+        self,
+        model: MultiTaskModel,
+        tasks: Mapping[str, Task],
+        weighting: Weighting,
+        optimizer: Optimizer,
+        *,
+        seed: int,
+        place: Place | None = None,
+        every: int = 1,
+        amp: bool = False,
+        accumulate: int = 1,
+        clip_norm: float | None = None,
+        check: bool = True,
+        compiled: bool = False,
+    ) -> None:
+        self.model = model
+        self.names = tuple(tasks)
+        self.weighting = weighting
+        self.optimizer = optimizer
+        self.seed = seed
+        self.clip_norm = clip_norm
+        self.backward = make_backward(
+            Forward(model, tasks, amp, compiled),
+            weighting,
+            place=place,
+            every=every,
+            check=check,
+            accumulating=accumulate > 1,
+        )
+        self._clip_groups = self._independent_parameters() if clip_norm is not None else []
+
+    def _independent_parameters(self) -> list[list[nn.Parameter]]:
+        groups = self.model.independent_groups()
+        if len(groups) == 1:
+            return [list(self.model.parameters())]
+        return [[p for task in group for p in self.model.own_parameters(task)] for group in groups]
+
+    def __call__(self, batches: Sequence[Batch], epoch: int, step: int) -> StepFigures:
+        """One optimizer step on one or more micro-batches.
+
+        Args:
+            batches: the micro-batches.
+            epoch: counted from 0.
+            step: steps done before, over the whole run.
+        """
+        present = tuple(
+            sorted({index for batch in batches for index in labelled(batch, self.names)})
+        )
+        if not present:
+            return StepFigures((), [])
+        info = StepInfo(self.seed, epoch, step, present)
+        seed_global(self.seed, "dropout", epoch, step)
+        self.weighting.step = info
+        self.optimizer.zero_grad(set_to_none=True)
+        figures = self.backward(batches, info)
+        if figures.nonfinite is not None:
+            self.optimizer.zero_grad(set_to_none=True)
+            return figures
+        for parameters in self._clip_groups:
+            assert self.clip_norm is not None
+            torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+        self.optimizer.step()
+        self.weighting.after_step()
+        return figures

@@ -1,0 +1,54 @@
+"""One network a task: what multi-task learning is compared with."""
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+from mtlrun.models.architectures.base import Architecture, MakeBackbone
+from mtlrun.models.backbones.base import Backbone
+
+
+class SingleTask(Architecture):
+    """A backbone of its own for each task; nothing is shared.
+
+    Every backbone starts from the same weights, those of the one backbone of a run with shared
+    parameters, so that training T networks side by side equals T runs of one task each. (Dropout is
+    the exception: its masks depend on what else is drawn in a step. Clipping by the norm of the
+    whole gradient couples the networks, too.)
+
+    Args:
+        make_backbone: see :data:`~mtlrun.models.architectures.base.MakeBackbone`.
+        streams: for each stream its tasks.
+    """
+
+    def __init__(
+        self, *, make_backbone: MakeBackbone, streams: Mapping[str, Sequence[str]]
+    ) -> None:
+        super().__init__(make_backbone=make_backbone, streams=streams)
+        self.backbone_of: dict[str, Backbone] = {task: make_backbone(0) for task in self.stream_of}
+        # Registered in a list: a ModuleDict refuses tasks named "a.b", "type" or "keys"
+        self.backbones = nn.ModuleList(self.backbone_of.values())
+
+    def features(self, inputs: Mapping[str, Tensor], tasks: Sequence[str]) -> dict[str, Tensor]:
+        """See :meth:`Architecture.features`."""
+        return {task: self.backbone_of[task](inputs[self.stream_of[task]]) for task in tasks}
+
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """None."""
+        return []
+
+    def task_parameters(self, task: str) -> list[nn.Parameter]:
+        """All parameters of the task's backbone."""
+        return list(self.backbone_of[task].parameters())
+
+    def last_shared_layer(self) -> list[nn.Parameter]:
+        """None."""
+        return []
+
+    def out_channels(self, task: str) -> int:
+        """Channels of the last stage of the task's backbone."""
+        return self.backbone_of[task].channels[-1]
+
+    def spatial(self, task: str) -> bool:
+        """Whether the last stage of the task's backbone gives maps."""
+        return self.backbone_of[task].spatial[-1]

@@ -1,0 +1,55 @@
+"""A multi-layer perceptron for one task."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from mtlrun.models.checks import expect_probability, expect_rows, expect_widths
+from mtlrun.models.heads.base import Head
+from mtlrun.models.layers import GlobalAveragePool
+
+
+class MLPHead(Head):
+    """Fully connected layers on the features, averaged over their positions where they are maps.
+
+    Each hidden layer is linear - ReLU - dropout. With ``hidden=[50]`` it is the task part of Sener
+    and Koltun's LeNet for MultiMNIST (NeurIPS 2018).
+
+    Args:
+        in_channels: of the features.
+        out_channels: numbers to predict.
+        spatial: whether features are maps.
+        size: None; a dense task's (H, W) is refused.
+        hidden: width of each hidden layer.
+        dropout: rate after each hidden layer.
+
+    Raises:
+        ValueError: where the task is dense, or a setting is wrong.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        out_channels: int,
+        spatial: bool,
+        size: tuple[int, int] | None = None,
+        hidden: Sequence[int] = (50,),
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        expect_rows("heads=mlp", size)
+        expect_probability("dropout", dropout)
+        layers: list[nn.Module] = [GlobalAveragePool()] if spatial else []
+        width_before = in_channels
+        for width in expect_widths("hidden", hidden, empty=True):
+            layers += [nn.Linear(width_before, width), nn.ReLU()]
+            if dropout > 0:
+                layers.append(nn.Dropout(dropout))
+            width_before = width
+        self.layers = nn.Sequential(*layers, nn.Linear(width_before, out_channels))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Prediction, [N, out_channels]."""
+        prediction: Tensor = self.layers(features)
+        return prediction

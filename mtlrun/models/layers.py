@@ -1,0 +1,126 @@
+"""Layers that backbones and heads have in common."""
+
+from math import gcd
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mtlrun.models.checks import expect_choice
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+}
+MAP_NORMS = ("batch", "group", "none")
+VECTOR_NORMS = ("none", "batch", "layer")
+
+
+class _RunningWhereAlone(nn.modules.batchnorm._BatchNorm):
+    """Batch normalisation that survives a batch of one.
+
+    Where a training batch holds a single value for each channel (one row whose map is 1x1, or one
+    vector) its variance says nothing and torch refuses it. Here such a batch is normalised by the
+    running statistics, which it leaves as they are. A run with ``batch_size=1`` throughout thus
+    keeps mean 0 and variance 1 in such a layer, in training as in evaluation.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training and input.numel() == self.num_features:
+            return F.batch_norm(
+                input,
+                self.running_mean,
+                self.running_var,
+                self.weight,
+                self.bias,
+                training=False,
+                eps=self.eps,
+            )
+        normalised: Tensor = super().forward(input)
+        return normalised
+
+
+class BatchNorm1d(_RunningWhereAlone, nn.BatchNorm1d):
+    """``nn.BatchNorm1d`` that takes a batch of one row, by its running statistics."""
+
+
+class BatchNorm2d(_RunningWhereAlone, nn.BatchNorm2d):
+    """``nn.BatchNorm2d`` that takes a batch of one 1x1 map, by its running statistics."""
+
+
+class GlobalAveragePool(nn.Module):
+    """Mean over the positions of a map: [N, C, H, W] -> [N, C]."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Vectors, [N, C]."""
+        return features.mean((2, 3))
+
+
+def activation(name: str) -> nn.Module:
+    """The activation of that name.
+
+    Raises:
+        ValueError: where there is none.
+    """
+    expect_choice("activation", name, tuple(ACTIVATIONS))
+    return ACTIVATIONS[name]()
+
+
+def vector_norm(name: str, features: int) -> list[nn.Module]:
+    """The normalisation of that name for vectors [N, C], as a list of at most one module.
+
+    Raises:
+        ValueError: where ``name`` is none of ``VECTOR_NORMS``.
+    """
+    expect_choice("norm", name, VECTOR_NORMS)
+    if name == "batch":
+        return [BatchNorm1d(features)]
+    if name == "layer":
+        return [nn.LayerNorm(features)]
+    return []
+
+
+def convolution(
+    in_channels: int, out_channels: int, kernel_size: int, norm: str = "batch", dilation: int = 1
+) -> list[nn.Module]:
+    """Convolution that keeps the map's size, normalisation and ReLU, to be put into a Sequential.
+
+    Args:
+        in_channels: channels that come in.
+        out_channels: channels that go out.
+        kernel_size: odd.
+        norm: ``batch``, ``group`` (at most 32 groups; Wu and He, ECCV 2018) or ``none``.
+        dilation: of the kernel.
+
+    Raises:
+        ValueError: where ``norm`` or ``kernel_size`` is wrong.
+    """
+    expect_choice("norm", norm, MAP_NORMS)
+    if kernel_size < 1 or kernel_size % 2 == 0:
+        raise ValueError(f"kernel_size={kernel_size} must be odd, so that maps keep their size")
+    layers: list[nn.Module] = [
+        nn.Conv2d(
+            in_channels,
+            out_channels,
+            kernel_size,
+            padding=dilation * (kernel_size // 2),
+            dilation=dilation,
+            bias=norm == "none",  # a normalisation's own shift makes it idle
+        )
+    ]
+    if norm == "batch":
+        layers.append(BatchNorm2d(out_channels))
+    elif norm == "group":
+        layers.append(nn.GroupNorm(gcd(32, out_channels), out_channels))
+    return [*layers, nn.ReLU(inplace=True)]
+
+
+def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Maps [N, C, h, w] resized to [N, C, H, W] by bilinear interpolation (align_corners=False)."""
+    if maps.shape[-2:] == torch.Size(size):
+        return maps
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)

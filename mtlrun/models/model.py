@@ -1,0 +1,53 @@
+"""The whole network: an architecture and a head for each task."""
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+from mtlrun.models.architectures.base import Architecture
+from mtlrun.models.heads.base import Head
+
+
+class MultiTaskModel(nn.Module):
+    """An architecture with one head a task.
+
+    Args:
+        architecture: maps inputs to features for each task.
+        heads: for each task its head.
+    """
+
+    def __init__(self, architecture: Architecture, heads: Mapping[str, Head]) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.tasks = tuple(heads)
+        # Lists, not nn.ModuleDict: a task's name may hold a dot, a module's may not.
+        self.heads = nn.ModuleList(heads.values())
+        self.head_of: dict[str, nn.Module] = dict(zip(self.tasks, self.heads, strict=True))
+
+    def forward(self, inputs: Mapping[str, Tensor], tasks: Sequence[str]) -> dict[str, Tensor]:
+        """Predictions of ``tasks``.
+
+        Args:
+            inputs: for each stream that carries any of ``tasks`` its inputs, [N, ...].
+            tasks: the tasks wanted.
+        """
+        features = self.architecture(inputs, tasks)
+        return {task: self.head_of[task](features[task]) for task in tasks}
+
+    def own_parameters(self, task: str) -> list[nn.Parameter]:
+        """Parameters that ``task`` alone trains: its head's, then the architecture's for it."""
+        parameters = [*self.head_of[task].parameters(), *self.architecture.task_parameters(task)]
+        return [parameter for parameter in parameters if parameter.requires_grad]
+
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """Trainable parameters that more than one task trains."""
+        return [p for p in self.architecture.shared_parameters() if p.requires_grad]
+
+    def independent_groups(self) -> list[tuple[str, ...]]:
+        """Groups of tasks that share nothing, and so train as separate runs would.
+
+        One group of all tasks where anything is shared.
+        """
+        if self.shared_parameters():
+            return [self.tasks]
+        return [(task,) for task in self.tasks]

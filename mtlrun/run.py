@@ -1,0 +1,359 @@
+"""One run, readable as a recipe: build, check, fit, test, write the result."""
+
+import errno
+import logging
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from mtlrun import build
+from mtlrun.analysis.delta_m import delta_m, relative_change
+from mtlrun.config import WITHOUT_EFFECT, Config
+from mtlrun.engine.compatibility import check_compatible, resolve_place
+from mtlrun.engine.device import cpu_threads, device_of, threads_of
+from mtlrun.engine.engine import Engine, Parts, Schedule
+from mtlrun.engine.evaluation import Figures, headline
+from mtlrun.engine.ledger import loss_ratio
+from mtlrun.engine.loader import Placement, TrainLoader
+from mtlrun.engine.step import TrainingStep
+from mtlrun.errors import UserError
+from mtlrun.tracking import folder as run_folder
+from mtlrun.tracking.console import display, result_table
+from mtlrun.tracking.files import write_json
+from mtlrun.tracking.tracker import Description, Tracker
+from mtlrun.types import TaskInfo
+from mtlrun.weighting.base import GramianWeighting
+
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """How a run is called.
+
+    Attributes:
+        choices: for each group the name of its choice.
+        method: the weighting and the settings that differ from the dataset's recipe.
+        changed: these settings, by dotted key.
+    """
+
+    choices: Mapping[str, str]
+    method: str
+    changed: Mapping[str, Any]
+
+
+def run(config: Config, folder: Path, labels: Labels, console: Console) -> Result:
+    """Do a run, go on with it, or give back what it found before.
+
+    Args:
+        config: what to run.
+        folder: the run folder.
+        labels: how it is called.
+        console: where progress and the result are shown.
+
+    Raises:
+        UserError: a setting, a file or the disk needs attention; nothing finished is lost.
+        Interrupted: asked to stop; the checkpoint is written.
+    """
+    with run_folder.locked(folder), _full_disk_explained(folder), _log_file(folder) as log:
+        run_folder.claim(folder, asdict(config), WITHOUT_EFFECT)
+        result = run_folder.finished(folder)
+        if result is not None:
+            console.print(f"Already finished, nothing to do: {folder}", highlight=False)
+        else:
+            result = _train(config, folder, labels, console, log)
+            write_json(folder / run_folder.RESULT, result)
+        _show(result, folder, config, console)
+        return result
+
+
+def _train(
+    config: Config, folder: Path, labels: Labels, console: Console, log: logging.Logger
+) -> Result:
+    build.check_settings(config)
+    dataset, tasks = build.dataset_and_tasks(config)
+    infos = build.task_infos(dataset, tasks)
+    parts, threads = _build_parts(config, labels, dataset, tasks, infos)
+    schedule = Schedule(
+        epochs=config.epochs,
+        select_on="val" if config.select_on == "validation" else "test",
+        log_every=config.engine.log_every,
+        checkpoint_minutes=config.engine.checkpoint_minutes,
+        patience=config.engine.patience,
+        skip_nonfinite=config.engine.on_nonfinite == "skip",
+        images=config.tracking.images,
+    )
+    steps = config.epochs * parts.loader.steps_per_epoch
+    shown = display(config.tracking.progress, console, config.epochs, steps, 0)
+    tracker = Tracker(
+        folder,
+        tuple(tasks),
+        tensorboard=config.tracking.tensorboard,
+        display=shown,
+        description=Description(
+            OmegaConf.to_yaml(OmegaConf.create(asdict(config))),
+            _hyperparameters(config, labels),
+            [f"test/{name}/{headline(task)}" for name, task in tasks.items()],
+        ),
+    )
+    engine = Engine(parts, schedule, folder / "checkpoints", tracker, log, _baseline(config, tasks))
+    try:
+        with cpu_threads(threads):
+            engine.fit()
+            test = engine.test()
+    finally:
+        tracker.close()
+    return _result(config, labels, engine, infos, test, threads)
+
+
+def _build_parts(
+    config: Config, labels: Labels, dataset: Any, tasks: Any, infos: list[TaskInfo]
+) -> tuple[Parts, int]:
+    device = device_of(config.engine.device)
+    placement = Placement(device, config.engine.channels_last, config.engine.keep_data_on_device)
+    model = build.model(config, dataset, tasks)
+    weighting = build.weighting(config, infos)
+    sampler = build.sampler(config, tasks)
+    place = resolve_place(weighting, config.gradients.at, config.gradients.every)
+    check_compatible(
+        weighting=weighting,
+        weighting_name=labels.choices.get("weighting", "?"),
+        architecture_name=labels.choices.get("architecture", "?"),
+        sampler_name=labels.choices.get("sampler", "?"),
+        model=model,
+        sampler=sampler,
+        place=place,
+        device=device,
+        settings=asdict(config.engine),
+    )
+    loader = TrainLoader(
+        dataset,
+        tasks,
+        sampler,
+        batch_size=config.batch_size,
+        accumulate=config.engine.accumulate,
+        seed=config.seed,
+        placement=placement,
+        workers=config.engine.workers,
+    )
+    threads = threads_of(config.engine.threads, build.forward_flops(model, loader))
+    model.to(device)
+    if config.engine.channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs
+    if not isinstance(weighting, GramianWeighting):  # those compute on the host
+        weighting.to(device)
+    optimizer = build.optimizer(config, model, weighting)
+    step = TrainingStep(
+        model,
+        tasks,
+        weighting,
+        optimizer,
+        seed=config.seed,
+        place=place,
+        every=config.gradients.every,
+        amp=config.engine.amp == "bf16",
+        accumulate=config.engine.accumulate,
+        clip_norm=config.engine.clip_norm,
+        # Looking at each loss makes a GPU wait. Without it a bad loss is found when figures are
+        # read back, before the next checkpoint; on the CPU it costs next to nothing.
+        check=device.type == "cpu" or config.engine.on_nonfinite == "skip",
+        compiled=config.engine.compile,
+    )
+    scheduler = build.scheduler(config, optimizer)
+    rows = config.engine.evaluation_batch_size or 2 * config.batch_size
+    parts = Parts(
+        dataset, tasks, model, weighting, optimizer, scheduler, loader, step, placement, rows
+    )
+    return parts, threads
+
+
+def _baseline(config: Config, tasks: Any) -> Callable[[Figures], float] | None:
+    """``val/delta_m`` against the single-task run that ``tracking.baseline`` names."""
+    if config.tracking.baseline is None:
+        return None
+    path = Path(config.tracking.baseline)
+    result = run_folder.finished(path)
+    if result is None:
+        raise UserError(
+            f"tracking.baseline={path} holds no finished run ({run_folder.RESULT} is missing). Name "
+            "the folder of a finished architecture=single_task run."
+        )
+    missing = [name for name in tasks if name not in result["tasks"]]
+    if missing:
+        raise UserError(f"tracking.baseline={path} has no task {missing[0]}.")
+
+    def against_baseline(figures: Figures) -> float:
+        changes: dict[str, dict[str, float]] = {}
+        for name in tasks:
+            for metric, held in result["tasks"][name]["metrics"].items():
+                if held["test"] and name in figures:
+                    higher = held["higher_is_better"]
+                    change = relative_change(
+                        figures[name][metric], held["test"], higher_is_better=higher
+                    )
+                    changes.setdefault(name, {})[metric] = change
+        return delta_m(changes).over_tasks if changes else float("nan")
+
+    return against_baseline
+
+
+def _hyperparameters(config: Config, labels: Labels) -> dict[str, Any]:
+    names = ("weighting", "architecture", "backbone", "optimizer")
+    chosen = {name: labels.choices[name] for name in names if name in labels.choices}
+    rate = config.optimizer.get("lr")
+    numbers = {"seed": config.seed, "epochs": config.epochs, "batch_size": config.batch_size}
+    return {**chosen, **({"lr": rate} if rate is not None else {}), **numbers, **labels.changed}
+
+
+def _result(
+    config: Config,
+    labels: Labels,
+    engine: Engine,
+    infos: list[TaskInfo],
+    test: Figures,
+    threads: int,
+) -> Result:
+    parts, ledger, selection = engine.parts, engine.ledger, engine.selection
+    tasks: dict[str, Any] = {}
+    for index, info in enumerate(infos):
+        task = parts.tasks[info.name]
+        best = selection.best.get(info.name, {})
+        nothing = (float("nan"), 0)
+        metrics = {
+            name: {
+                "higher_is_better": metric.higher_is_better,
+                "optimum": metric.optimum,
+                "test": test.get(info.name, {}).get(name),
+                "final": engine.final.get(info.name, {}).get(name),
+                "best": best.get(name, nothing)[0],
+                "best_epoch": best.get(name, nothing)[1],
+            }
+            for name, metric in task.metrics.items()
+        }
+        final = float(ledger.epoch_means[-1][index])
+        tasks[info.name] = {
+            "likelihood": info.likelihood,
+            "headline": headline(task),
+            "train_rows": info.train_rows,
+            "metrics": metrics,
+            "loss": {
+                "initial": ledger.initial[index],
+                "final": final,
+                "loss_ratio": loss_ratio(final, ledger.initial[index]),
+            },
+            "weight": ledger.latest_weights[index],
+        }
+    epochs = selection.epoch
+    groups = selection.groups
+    selected: Any = epochs[0]
+    if len(groups) > 1:
+        selected = {group[0]: epoch for group, epoch in zip(groups, epochs, strict=True)}
+    names = ("dataset", "weighting", "architecture", "backbone", "sampler")
+    return {
+        "format": 1,
+        "mtlrun": _version("mtlrun"),
+        "state": "finished",
+        "study": config.study,
+        **{name: labels.choices.get(name) for name in names},
+        "seed": config.seed,
+        "method": labels.method,
+        "changed": dict(labels.changed),
+        "select_on": config.select_on,
+        "epochs": engine.epoch,
+        "selected_epoch": selected,
+        "tasks": tasks,
+        "steps": engine.steps,
+        "skipped_steps": ledger.skipped,
+        "seconds": engine.seconds,
+        "examples_per_second": engine.steps * parts.loader.rows_per_step / engine.seconds,
+        "peak_memory_mib": _peak_memory_mib(parts.placement.device),
+        "parameters": {
+            "shared": sum(p.numel() for p in parts.model.architecture.shared_parameters()),
+            "total": sum(p.numel() for p in parts.model.parameters()),
+        },
+        "device": str(parts.placement.device),
+        "threads": threads,
+        "versions": {name: _version(name) for name in ("torch", "numpy", "hydra-core")},
+        "python": sys.version.split()[0],
+        "git_commit": _git_commit(),
+    }
+
+
+def _peak_memory_mib(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kibibytes / 2**10 if sys.platform != "darwin" else kibibytes / 2**20
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    """The commit of the working directory, where it is a git checkout."""
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None
+
+
+def _show(result: Result, folder: Path, config: Config, console: Console) -> None:
+    console.print(result_table(result))
+    console.print(
+        f"Files: {folder}\nCurves: tensorboard --logdir {config.outputs}\n"
+        f"Table of runs: mtlrun compare {config.outputs}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+@contextmanager
+def _full_disk_explained(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(
+            f"No space is left on the disk of {folder}. Every epoch finished before is safe: free "
+            "some space and repeat the same command, and the run goes on from there."
+        ) from error
+
+
+@contextmanager
+def _log_file(folder: Path) -> Iterator[logging.Logger]:
+    """The run's log, with the error that ended it, if one did."""
+    log = logging.Logger("mtlrun")
+    handler = logging.FileHandler(folder / "run.log", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    try:
+        yield log
+    except UserError as error:
+        log.error("%s", error)
+        raise
+    except KeyboardInterrupt as error:
+        log.warning("%s", error or "stopped at once")
+        raise
+    except Exception:
+        log.exception("the run failed")
+        raise
+    finally:
+        handler.close()

@@ -1,0 +1,120 @@
+"""What a run shows while it goes on, and the table at its end."""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+
+class Display(Protocol):
+    """Shows how far a run is."""
+
+    def advance(self, step: int, epoch: int, losses: Sequence[Mapping[str, Any]]) -> None:
+        """Steps done, the epoch from 1, and the latest rows of ``losses.csv``."""
+
+    def epoch(self, epoch: int, text: str) -> None:
+        """An epoch is over; ``text`` says how it went."""
+
+    def close(self) -> None:
+        """The run is over or stops."""
+
+
+class Silent:
+    """Shows nothing."""
+
+    def advance(self, step: int, epoch: int, losses: Sequence[Mapping[str, Any]]) -> None:
+        """See :class:`Display`."""
+
+    def epoch(self, epoch: int, text: str) -> None:
+        """See :class:`Display`."""
+
+    def close(self) -> None:
+        """See :class:`Display`."""
+
+
+class Lines(Silent):
+    """A line an epoch, at most one every two seconds: for logs and pipes."""
+
+    def __init__(self, console: Console, epochs: int) -> None:
+        self.console = console
+        self.epochs = epochs
+        self._last = -math.inf
+
+    def epoch(self, epoch: int, text: str) -> None:
+        """See :class:`Display`."""
+        if epoch == self.epochs or time.monotonic() - self._last > 2:
+            self._last = time.monotonic()
+            self.console.print(f"epoch {epoch}/{self.epochs}  {text}", highlight=False)
+
+
+class Bar(Silent):
+    """A progress bar with the loss ratios and the last epoch's metrics."""
+
+    def __init__(self, console: Console, epochs: int, steps: int, done: int) -> None:
+        self.progress = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[text]}"),
+            console=console,
+        )
+        self.epochs = epochs
+        self.bar = self.progress.add_task("", total=steps, completed=done, epoch="", text="")
+        self.progress.start()
+
+    def advance(self, step: int, epoch: int, losses: Sequence[Mapping[str, Any]]) -> None:
+        """See :class:`Display`."""
+        ratios = ", ".join(f"{row['task']} {row['loss_ratio']:.2f}" for row in losses)
+        self.progress.update(
+            self.bar, completed=step, epoch=f"{epoch}/{self.epochs}", text=f"loss ratios: {ratios}"
+        )
+
+    def epoch(self, epoch: int, text: str) -> None:
+        """See :class:`Display`."""
+        self.progress.update(self.bar, epoch=f"{epoch}/{self.epochs}", text=text)
+
+    def close(self) -> None:
+        """See :class:`Display`."""
+        self.progress.stop()
+
+
+def display(kind: str, console: Console, epochs: int, steps: int, done: int) -> Display:
+    """The display asked for by ``tracking.progress``."""
+    if kind == "none":
+        return Silent()
+    if kind == "bar" or (kind == "auto" and console.is_terminal):
+        return Bar(console, epochs, steps, done)
+    return Lines(console, epochs)
+
+
+def result_table(result: Mapping[str, Any]) -> Table:
+    """A run's result: a row a metric, with the task's loss ratio and weight."""
+    selected = "test" if result["select_on"] == "test" else "val"
+    table = Table(
+        title=f"{result['dataset']}: {result['method']}, seed {result['seed']}", title_justify="left"
+    )
+    table.add_column("task")
+    table.add_column("metric")
+    for name in (f"{selected} final", f"{selected} best", "test", "loss ratio", "weight"):
+        table.add_column(name, justify="right")
+    for task, values in result["tasks"].items():
+        for number, (metric, figures) in enumerate(values["metrics"].items()):
+            arrow = "↑" if figures["higher_is_better"] else "↓"
+            best = f"{_shown(figures['best'])} (epoch {figures['best_epoch']})"
+            row = [_shown(figures["final"]), best, _shown(figures["test"])]
+            of_task = [_shown(values["loss"]["loss_ratio"]), _shown(values["weight"])]
+            table.add_row(
+                *(task if number == 0 else "", f"{metric} {arrow}", *row),
+                *(of_task if number == 0 else ["", ""]),
+                end_section=number == len(values["metrics"]) - 1,
+            )
+    return table
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:.4g}"

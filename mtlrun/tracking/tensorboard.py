@@ -1,0 +1,86 @@
+"""TensorBoard events: scalars, pictures, the configuration, hparams in the run itself."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+Row = Mapping[str, Any]
+
+
+class EventWriter:
+    """Writes one run's event file.
+
+    Args:
+        folder: the run folder.
+        tasks: names of the run's tasks.
+        step: the step that the run goes on from; events after it, which a killed run left, are
+            hidden from TensorBoard. None for a new run.
+    """
+
+    def __init__(self, folder: Path, tasks: Sequence[str], step: int | None) -> None:
+        purge = None if step is None else step + 1
+        self.writer = SummaryWriter(str(folder), purge_step=purge, flush_secs=30)
+        if step is None:
+            self.writer.add_custom_scalars(layout(tasks))
+
+    def losses(self, rows: Sequence[Row]) -> None:
+        """Rows of ``losses.csv`` as ``train/<figure>/<task>``."""
+        for row in rows:
+            for figure in ("loss", "loss_ratio", "weight", "grad_norm"):
+                self._scalar(f"train/{figure}/{row['task']}", row[figure], row["step"])
+
+    def conflicts(self, rows: Sequence[Row]) -> None:
+        """Rows of ``conflicts.csv`` as ``train/cosine/<a>-<b>``."""
+        for row in rows:
+            tag = f"train/cosine/{row['task_a']}-{row['task_b']}"
+            self._scalar(tag, row["cosine"], row["step"])
+
+    def metrics(self, rows: Sequence[Row]) -> None:
+        """Rows of ``metrics.csv`` of the validation and test splits as ``<split>/<task>/<metric>``."""
+        for row in rows:
+            if row["split"] != "train":
+                tag = f"{row['split']}/{row['task']}/{row['metric']}"
+                self._scalar(tag, row["value"], row["step"])
+
+    def scalar(self, tag: str, value: float, step: int) -> None:
+        """Any other figure."""
+        self._scalar(tag, value, step)
+
+    def _scalar(self, tag: str, value: float, step: int) -> None:
+        if value == value:  # TensorBoard draws NaN as markers that hide the curve
+            self.writer.add_scalar(tag, value, step)
+
+    def images(self, tag: str, pictures: Tensor, step: int) -> None:
+        """A strip of pictures, uint8 [N, 3, H, W], side by side."""
+        strip = pictures.permute(1, 2, 0, 3).flatten(2)
+        self.writer.add_image(tag, strip, step)
+
+    def text(self, tag: str, text: str) -> None:
+        """A text, shown in a fixed-width font."""
+        self.writer.add_text(tag, "\n".join(f"    {line}" for line in text.splitlines()))
+
+    def hyperparameters(self, settings: Mapping[str, Any], metrics: Sequence[str]) -> None:
+        """This run's row of the HParams page: its settings, and the tags of its headline metrics."""
+        shown = {k: v if isinstance(v, (bool, int, float)) else str(v) for k, v in settings.items()}
+        assert self.writer.file_writer is not None
+        for summary in hparams(shown, dict.fromkeys(metrics, 0.0)):
+            self.writer.file_writer.add_summary(summary)
+
+    def close(self) -> None:
+        """Write out and close."""
+        self.writer.close()
+
+
+def layout(tasks: Sequence[str]) -> dict[str, dict[str, list[object]]]:
+    """Custom charts that draw the figures of all tasks together."""
+    figures = ("loss_ratio", "weight", "loss", "grad_norm")
+    return {
+        "tasks together": {
+            figure: ["Multiline", [f"train/{figure}/{task}" for task in tasks]]
+            for figure in figures
+        }
+    }

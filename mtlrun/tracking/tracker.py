@@ -1,0 +1,134 @@
+"""All that a run writes while it trains, behind one door."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mtlrun.tracking.console import Display
+from mtlrun.tracking.tables import COLUMNS, Table
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Description:
+    """What TensorBoard says of a run beside its curves.
+
+    Attributes:
+        config: the configuration, as text.
+        settings: the run's row of the HParams page.
+        metrics: the tags that page shows.
+    """
+
+    config: str
+    settings: Mapping[str, Any]
+    metrics: Sequence[str]
+
+
+class Tracker:
+    """Writes the CSV files and TensorBoard events of a run, and tells the display.
+
+    Args:
+        folder: the run folder.
+        tasks: names of the run's tasks.
+        tensorboard: whether events are written.
+        display: shows progress.
+        description: of the run, for TensorBoard.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        tasks: Sequence[str],
+        *,
+        tensorboard: bool,
+        display: Display,
+        description: Description,
+    ) -> None:
+        self.folder = folder
+        self.tasks = tuple(tasks)
+        self.display = display
+        self.description = description
+        self._tables = {name: Table(folder / name, columns) for name, columns in COLUMNS.items()}
+        self._tensorboard = tensorboard
+        self._events: Any = None
+
+    def open(self, state: Mapping[str, Any] | None, step: int) -> None:
+        """Begin, or go on from what a checkpoint knows: files are cut back to it.
+
+        Args:
+            state: what :meth:`state_dict` gave; None for a new run.
+            step: the checkpoint's step.
+        """
+        for name, table in self._tables.items():
+            table.open(state["sizes"][name] if state else 0)
+        if not state:
+            for stale in self.folder.glob("events.out.tfevents.*"):
+                stale.unlink()  # of a run that was killed before its first checkpoint
+        if self._tensorboard:
+            # Imported here: it takes a second, and not every run wants it.
+            from mtlrun.tracking.tensorboard import EventWriter
+
+            self._events = EventWriter(self.folder, self.tasks, step if state else None)
+            if not state:
+                self._events.text("config", self.description.config)
+                self._events.hyperparameters(self.description.settings, self.description.metrics)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sizes of the CSV files, made durable first."""
+        for table in self._tables.values():
+            table.sync()
+        return {"sizes": {name: table.size for name, table in self._tables.items()}}
+
+    def steps(self, losses: Sequence[Row], conflicts: Sequence[Row], step: int, epoch: int) -> None:
+        """Rows of ``losses.csv`` and ``conflicts.csv``."""
+        self._tables["losses.csv"].append(losses)
+        self._tables["conflicts.csv"].append(conflicts)
+        if self._events:
+            self._events.losses(losses)
+            self._events.conflicts(conflicts)
+        self.display.advance(step, epoch, losses)
+
+    def metrics(
+        self, epoch: int, step: int, split: str, figures: Mapping[str, Mapping[str, float]]
+    ) -> None:
+        """Metrics of a split, for each task by name."""
+        rows: list[Row] = [
+            {
+                "epoch": epoch,
+                "step": step,
+                "split": split,
+                "task": task,
+                "metric": metric,
+                "value": float(value),
+            }
+            for task, values in figures.items()
+            for metric, value in values.items()
+        ]
+        self._tables["metrics.csv"].append(rows)
+        if self._events:
+            self._events.metrics(rows)
+
+    def scalar(self, tag: str, value: float, step: int) -> None:
+        """A figure for TensorBoard alone."""
+        if self._events:
+            self._events.scalar(tag, value, step)
+
+    def images(self, tag: str, pictures: Tensor, step: int) -> None:
+        """Pictures for TensorBoard, uint8 [N, 3, H, W]."""
+        if self._events:
+            self._events.images(tag, pictures, step)
+
+    @property
+    def wants_images(self) -> bool:
+        """Whether anybody looks at pictures."""
+        return self._events is not None
+
+    def close(self) -> None:
+        """Write out and close."""
+        self.display.close()
+        if self._events:
+            self._events.close()

@@ -1,0 +1,158 @@
+"""Finds every weighting through its YAML file, and drives one through steps without an engine."""
+
+import importlib
+import inspect
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from mtlrun.weighting.base import (
+    GramianWeighting,
+    JacobianWeighting,
+    LossWeighting,
+    StepInfo,
+    TaskInfo,
+    Weighting,
+)
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "configs" / "weighting"
+MODULES = ROOT / "mtlrun" / "weighting"
+NOT_METHODS = {"base", "solvers"}
+LIKELIHOODS = ("gaussian", "classification", "laplace")
+
+
+def configured() -> list[str]:
+    return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+
+
+def written() -> list[str]:
+    stems = {path.stem for path in MODULES.glob("*.py")}
+    return sorted(stem for stem in stems - NOT_METHODS if not stem.startswith("_"))
+
+
+def task_infos(count: int) -> list[TaskInfo]:
+    return [
+        TaskInfo(f"task{i}", LIKELIHOODS[i % 3], initial_loss=1.0 + i / 10, train_rows=100 + i)
+        for i in range(count)
+    ]
+
+
+def read_config(name: str) -> tuple[type[Weighting], dict[str, Any]]:
+    """The class that a YAML file names, and its settings."""
+    settings = OmegaConf.to_container(OmegaConf.load(CONFIGS / f"{name}.yaml"))
+    assert isinstance(settings, dict)
+    module, _, attribute = settings.pop("_target_").rpartition(".")
+    cls = getattr(importlib.import_module(module), attribute)
+    return cls, {str(key): value for key, value in settings.items() if key[0] != "_"}
+
+
+def build(name: str, tasks: int | Sequence[TaskInfo], **changes: object) -> Weighting:
+    """The method ``name`` as its YAML file has it, with some settings changed."""
+    cls, settings = read_config(name)
+    arguments = {**settings, **changes}
+    if "tasks" in inspect.signature(cls).parameters:
+        arguments["tasks"] = task_infos(tasks) if isinstance(tasks, int) else tasks
+    return cls(**arguments)
+
+
+class Drive:
+    """Shows a weighting one step after the other, as the engine does.
+
+    Args:
+        weighting: the method.
+        tasks: tasks of the run.
+        learning_rate: the network's, for the method's own parameters where it names none.
+    """
+
+    def __init__(self, weighting: Weighting, tasks: int, learning_rate: float = 0.01) -> None:
+        self.weighting = weighting
+        self.tasks = tasks
+        self.number = 0
+        own = [p for p in weighting.parameters() if p.requires_grad]
+        rate = weighting.learning_rate
+        rate = learning_rate if rate is None else rate
+        self.optimizer = torch.optim.Adam(own, lr=rate) if own else None
+
+    def step(
+        self,
+        jacobian: Tensor,
+        losses: Tensor,
+        present: Sequence[int] | None = None,
+        *,
+        epoch: int = 0,
+        seed: int = 0,
+    ) -> Tensor:
+        """One step; gives the direction [P] that the shared parameters would take.
+
+        Args:
+            jacobian: gradients of the tasks present, [T, P], float64.
+            losses: of the tasks present, [T], float64.
+            present: indices of these tasks; None for all.
+        """
+        present = tuple(range(self.tasks)) if present is None else tuple(present)
+        assert len(present) == len(jacobian) == len(losses)
+        self.weighting.step = StepInfo(seed, epoch, self.number, present)
+        if self.optimizer is not None:
+            self.optimizer.zero_grad()
+        direction = self._direction(jacobian, losses)
+        if self.optimizer is not None:
+            self.optimizer.step()
+        self.weighting.after_step()
+        self.number += 1
+        return direction
+
+    def _direction(self, jacobian: Tensor, losses: Tensor) -> Tensor:
+        weighting = self.weighting
+        if isinstance(weighting, LossWeighting):
+            leaves = [loss.clone().requires_grad_() for loss in losses.float()]
+            objective = weighting.objective(leaves)
+            assert objective.shape == ()
+            objective.backward()
+            zero = torch.zeros(())
+            weights = torch.stack([zero if x.grad is None else x.grad for x in leaves])
+            return weights.to(jacobian) @ jacobian
+        with torch.no_grad():
+            if isinstance(weighting, GramianWeighting):
+                gramian = jacobian @ jacobian.T
+                weights = weighting.weights(gramian, losses)
+                assert weights.dtype == torch.float64
+                assert weights.shape == losses.shape
+                return weights @ jacobian
+            assert isinstance(weighting, JacobianWeighting)
+            shown = jacobian.float()
+            direction = weighting.direction(shown, losses.float())
+            assert torch.equal(shown, jacobian.float())  # the buffer is the engine's
+            assert direction.dtype == shown.dtype
+            assert direction.shape == shown.shape[1:]
+            return direction.to(jacobian)
+
+    def state_dict(self) -> dict[str, Any]:
+        state: dict[str, Any] = {"weighting": self.weighting.state_dict(), "number": self.number}
+        if self.optimizer is not None:
+            state["optimizer"] = self.optimizer.state_dict()
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.weighting.load_state_dict(state["weighting"])
+        self.number = state["number"]
+        if self.optimizer is not None:
+            self.optimizer.load_state_dict(state["optimizer"])
+
+
+def random_problem(tasks: int, size: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Gradients [T, P] with conflicts among them, and positive losses [T]."""
+    draws = torch.Generator().manual_seed(seed)
+    jacobian = torch.randn(tasks, size, generator=draws, dtype=torch.float64)
+    losses = torch.rand(tasks, generator=draws, dtype=torch.float64) + 0.5
+    return jacobian, losses
+
+
+def reference(name: str) -> Any:
+    """Figures from outside, see ``about`` in each file."""
+    return json.loads((ROOT / "tests" / "reference" / f"{name}.json").read_text())
