@@ -2,11 +2,12 @@
 
 import difflib
 import inspect
+import pydoc
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.flop_counter import FlopCounterMode
@@ -36,7 +37,7 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
     return f"{hint}Known: {', '.join(known) or 'none'}."
 
 
-# -- components -------------------------------------------------------------------------------------
+# -- components ------------------------------------------------------------------------------------
 
 
 def located(settings: Settings, where: str) -> Callable[..., Any]:
@@ -49,12 +50,16 @@ def located(settings: Settings, where: str) -> Callable[..., Any]:
     if not target:
         raise UserError(f"{where} names no class: give it a _target_.")
     try:
-        found: Callable[..., Any] = get_object(target)
-    except (ImportError, AttributeError, ValueError) as error:
+        found: Callable[..., Any] | None = pydoc.locate(target)  # type: ignore[assignment]
+    except pydoc.ErrorDuringImport as error:
         raise UserError(
-            f"{where}._target_={target} cannot be imported: {error}. Check the name; modules in the "
-            "working directory are found."
+            f"{where}._target_={target}: its module has an error: {error.value!r}."
         ) from error
+    if found is None:
+        raise UserError(
+            f"{where}._target_={target}: there is no such class. Check the name; modules in the "
+            "working directory are found."
+        )
     return found
 
 
@@ -129,7 +134,7 @@ def check_settings(config: Config) -> None:
     task_names(config)
 
 
-# -- tasks and data ---------------------------------------------------------------------------------
+# -- tasks and data --------------------------------------------------------------------------------
 
 
 def task_names(config: Config) -> list[str]:
@@ -148,7 +153,7 @@ def task_names(config: Config) -> list[str]:
         return known
     if not config.tasks:
         raise UserError(
-            f"tasks=[] leaves nothing to train. Name some of {', '.join(known)}, or leave tasks out."
+            f"tasks=[] leaves nothing to train. Name some of {', '.join(known)}, or leave it out."
         )
     for name in config.tasks:
         if name not in known:
@@ -199,7 +204,7 @@ def task_infos(dataset: Dataset, tasks: Mapping[str, Task]) -> list[TaskInfo]:
     ]
 
 
-# -- network ----------------------------------------------------------------------------------------
+# -- network ---------------------------------------------------------------------------------------
 
 
 def _head_settings(config: Config) -> list[tuple[str, Settings]]:
@@ -224,7 +229,7 @@ def _head_of(config: Config, task: str) -> dict[str, Any]:
 
 def model(config: Config, dataset: Dataset, tasks: Mapping[str, Task]) -> MultiTaskModel:
     """The network. The initial weights of each part depend on the seed and the part alone."""
-    shapes = set(dataset.input_shape[stream] for stream in dataset.streams)
+    shapes = {dataset.input_shape[stream] for stream in dataset.streams}
     if len(shapes) > 1:
         raise UserError(
             "The dataset's streams have inputs of different shapes "
@@ -284,7 +289,7 @@ def forward_flops(network: MultiTaskModel, loader: TrainLoader) -> float:
     return float(counter.get_total_flops()) * rows
 
 
-# -- optimisation -----------------------------------------------------------------------------------
+# -- optimisation ----------------------------------------------------------------------------------
 
 
 def optimizer(config: Config, network: MultiTaskModel, method: Weighting) -> Optimizer:

@@ -14,8 +14,8 @@ from mtlrun.errors import Interrupted, UserError
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-FAILED: list[str] = []
-"""First lines of what went wrong in this process's jobs."""
+FAILED: list[tuple[str, Exception]] = []
+"""What went wrong in this process's jobs: a line each, and the error."""
 
 
 def config_folder() -> Path:
@@ -69,7 +69,7 @@ def _refuse_unknown_verb(arguments: Sequence[str]) -> None:
         )
 
 
-# -- verbs ------------------------------------------------------------------------------------------
+# -- verbs -----------------------------------------------------------------------------------------
 
 
 def _list(arguments: list[str]) -> int:
@@ -106,7 +106,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
 }
 
 
-# -- the Hydra app ----------------------------------------------------------------------------------
+# -- the Hydra app ---------------------------------------------------------------------------------
 
 
 def _train(arguments: list[str]) -> int:
@@ -124,39 +124,41 @@ def _train(arguments: list[str]) -> int:
     OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
     FAILED.clear()
     sys.argv = [sys.argv[0], *arguments]
-    app = hydra.main(
-        version_base="1.3", config_path=str(config_folder()), config_name="config"
-    )(_job)
+    app = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")(
+        _job
+    )
     try:
         app()
     except (HydraException, OmegaConfBaseException) as error:
         if traceback_wanted:
             raise
         raise UserError(_explain(error)) from error
-    except Exception as error:
+    except Exception:
         if traceback_wanted or not FAILED:
             raise
-        return _report_failures(error)
     finally:
         if not traceback_wanted:
             del os.environ["HYDRA_FULL_ERROR"]
-    return 0
+    return _report_failures(traceback_wanted) if FAILED else 0
 
 
-def _report_failures(error: Exception) -> int:
-    if isinstance(error, UserError) and len(FAILED) == 1:
-        print(f"mtlrun: {error}", file=sys.stderr)
-        return 1
+def _report_failures(traceback_wanted: bool) -> int:
+    line, error = FAILED[0]
+    if len(FAILED) == 1 and (traceback_wanted or isinstance(error, UserError)):
+        raise error
     print(f"mtlrun: {len(FAILED)} job(s) failed:", file=sys.stderr)
-    for line in FAILED:
+    for line, _ in FAILED:
         print(f"  {line}", file=sys.stderr)
-    print("Each failed job's run.log says more.", file=sys.stderr)
+    print(
+        "Each failed job's run.log says more; HYDRA_FULL_ERROR=1 shows tracebacks.", file=sys.stderr
+    )
     return 1
 
 
 def _job(config: "DictConfig") -> None:
     """One run of the app: a single run, or one of a sweep."""
     from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
     from omegaconf import OmegaConf
     from rich.console import Console
 
@@ -177,11 +179,12 @@ def _job(config: "DictConfig") -> None:
         labels = Labels(choices, folder.parent.name, {**groups, **changed})
         run(typed, shown, labels, Console())
     except Exception as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        FAILED.append(f"{folder.parent.name}, {folder.name}: {first}")
-        if hydra_config.mode.name == "MULTIRUN":
-            print(f"mtlrun: {folder}: {first} The sweep goes on.", file=sys.stderr)
-        raise
+        text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        line = f"{folder.parent.name}/{folder.name}: {text}"
+        FAILED.append((line, error))
+        if hydra_config.mode is RunMode.MULTIRUN:
+            print(f"mtlrun: {line} The sweep goes on.", file=sys.stderr)
+            raise  # so that Hydra, too, counts the job as failed
 
 
 def _changes(config: Any) -> tuple[dict[str, str], dict[str, Any]]:
@@ -225,7 +228,8 @@ def _explain(error: Exception) -> str:
     key = re.search(r"(?:Could not override '([\w.@/-]+)'|Key '(\w+)' is not in struct)", text)
     if key:
         return _explain_key(key[1] or key[2], text)
-    return " ".join(text.split())
+    causes = [text, str(error.__cause__ or "").splitlines()[0] if error.__cause__ else ""]
+    return " ".join(" ".join(causes).split()).removesuffix(".") + "."
 
 
 def _explain_key(key: str, text: str) -> str:

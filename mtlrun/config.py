@@ -102,7 +102,14 @@ AT_LEAST = {
 }
 """Smallest values of numeric settings."""
 
-WITHOUT_EFFECT = ("outputs", "study", "seed", "engine.workers", "engine.checkpoint_minutes", "tracking")
+WITHOUT_EFFECT = (
+    "outputs",
+    "study",
+    "seed",
+    "engine.workers",
+    "engine.checkpoint_minutes",
+    "tracking",
+)
 """Settings that change neither a figure nor a file's meaning, or are in the folder's name already:
 they are left out of the name of the run folder and of the comparison with what a folder holds."""
 
@@ -135,7 +142,7 @@ def _at(config: Config, key: str) -> Any:
     return value
 
 
-# -- what a run is called ---------------------------------------------------------------------------
+# -- what a run is called --------------------------------------------------------------------------
 
 Leaves = dict[str, Any]
 Compose = Callable[[Sequence[str]], DictConfig]

@@ -178,7 +178,7 @@ def _build_parts(
 
 
 def _baseline(config: Config, tasks: Any) -> Callable[[Figures], float] | None:
-    """``val/delta_m`` against the single-task run that ``tracking.baseline`` names."""
+    """``val/delta_m`` (mean over tasks) against the run that ``tracking.baseline`` names."""
     if config.tracking.baseline is None:
         return None
     path = Path(config.tracking.baseline)

@@ -44,11 +44,11 @@ is_new_enough() {
 
 # Sets python to a Python that is new enough, from $PYTHON or else from PATH.
 find_python() {
-  local need="Python 3.$oldest_minor or newer" candidate version seen=""
+  local need="needs Python 3.$oldest_minor or newer" candidate version seen=""
   if [[ -n ${PYTHON:-} ]]; then
     version=$(version_of "$PYTHON")
-    [[ -n $version ]] || fail "mtlrun needs $need, and PYTHON=$PYTHON does not run as a Python."
-    is_new_enough "$version" || fail "mtlrun needs $need, and PYTHON=$PYTHON is Python $version."
+    [[ -n $version ]] || fail "$need, and PYTHON=$PYTHON does not run as a Python."
+    is_new_enough "$version" || fail "$need, and PYTHON=$PYTHON is Python $version."
     python=$PYTHON
     return
   fi
@@ -60,7 +60,7 @@ find_python() {
     fi
     [[ -z $version || -n $seen ]] || seen="$(command -v "$candidate") is Python $version"
   done
-  fail "mtlrun needs $need, and ${seen:-there is no Python on the PATH}: install a newer one, or" \
+  fail "$need, and ${seen:-there is no Python on the PATH}: install a newer one, or" \
     "name it, as in PYTHON=/path/to/python3.11 $0."
 }
 
@@ -104,10 +104,12 @@ show_progress() {
   local line count=0
   while IFS= read -r line; do
     case $line in
-      "Collecting "*)
-        line=${line#Collecting }
-        line=${line%%[ <>=!~;\[(]*}
-        ((count++ == 0)) && printf '  collecting' >&2
+      "Collecting "* | "Processing "*.whl*)
+        case $line in
+          Collecting*) line=${line#* } line=${line%%[ <>=!~;\[(]*} ;; # a requirement
+          *) line=${line##*/} line=${line%%-*} ;;                     # a wheel's path
+        esac
+        ((count++ > 0)) || printf '  collecting' >&2
         printf ' %s' "$line" >&2
         ;;
       "Installing collected packages"*)

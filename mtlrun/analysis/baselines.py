@@ -68,6 +68,11 @@ def _seeds(group: Group) -> str:
     return "1 seed" if len(group.runs) == 1 else f"{len(group.runs)} seeds"
 
 
+def _from_here(folder: Path) -> str:
+    here = Path.cwd()
+    return str(folder.relative_to(here) if folder.is_relative_to(here) else folder)
+
+
 def look_for_baselines(runs: Sequence[Run]) -> tuple[list[Group], Baselines, list[str]]:
     """Single-task runs among ``runs``, and beside them where a study and dataset has none.
 
@@ -79,7 +84,7 @@ def look_for_baselines(runs: Sequence[Run]) -> tuple[list[Group], Baselines, lis
     neighbours = [run for run in beside(lonely) if run.single_task]
     groups, notes = group_runs([*runs, *neighbours])
     if neighbours:
-        folders = dict.fromkeys(str(run.folder.parent) for run in neighbours)
+        folders = dict.fromkeys(_from_here(run.folder.parent) for run in neighbours)
         notes.append(f"Single-task runs that lie beside the given folders: {names(folders)}.")
     return groups, Baselines([group for group in groups if group.single_task]), notes
 

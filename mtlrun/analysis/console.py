@@ -65,9 +65,9 @@ def _console_table(table: Table, columns: Sequence[int], console: Console) -> Co
         text = escape(f"{group if group != previous else ''}\n{name}")
         shown.add_column(_readable(text, console), justify="right", no_wrap=True)
         previous = group
-    bold = "[bold]{}[/bold]" if console.is_terminal else "{}*"
+    styles = ("[bold]{}[/bold]", "{}") if console.is_terminal else ("{}*", "{} ")
     for row in table.rows:
-        figures = [cell_text(row.cells[at], table.columns[at], bold) for at in columns]
+        figures = [cell_text(row.cells[at], table.columns[at], *styles) for at in columns]
         cells = [*map(escape, row_names(table, row)), *figures]
         shown.add_row(*(_readable(cell, console) for cell in cells))
     return shown
@@ -91,7 +91,7 @@ def _fitting_parts(table: Table, width: int) -> list[list[int]]:
         GAP
         + max(
             *map(len, heading(column)),
-            *(len(cell_text(row.cells[at], column, "{}*")) for row in table.rows),
+            *(len(cell_text(row.cells[at], column, "{}*", "{} ")) for row in table.rows),
         )
         for at, column in enumerate(table.columns)
     ]

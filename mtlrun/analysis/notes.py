@@ -5,10 +5,7 @@ from math import isnan
 
 from mtlrun.analysis.figures import Statistics
 from mtlrun.analysis.groups import Group, differing_settings
-from mtlrun.analysis.runs import UnfinishedRun
-
-PROTOCOL = ("epochs", "batch_size", "select_on", "tasks")
-"""Settings at the config's root that all rows of a table should share, beside the dataset's own."""
+from mtlrun.analysis.runs import PROTOCOL, UnfinishedRun
 
 
 def protocol_notes(groups: Sequence[Group], labels: Mapping[Group, str]) -> list[str]:
@@ -29,7 +26,8 @@ def protocol_notes(groups: Sequence[Group], labels: Mapping[Group, str]) -> list
 
 
 def _of_protocol(key: str) -> bool:
-    return key in PROTOCOL or key.startswith("dataset.")
+    """Whether all rows of a table should share the setting."""
+    return key in (*PROTOCOL, "tasks") or key.startswith("dataset.")
 
 
 def baseline_notes(baselines: Mapping[Group, Group], labels: Mapping[Group, str]) -> list[str]:

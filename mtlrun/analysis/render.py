@@ -175,9 +175,15 @@ def heading(column: Column) -> tuple[str, str]:
     return UNITS.get(column.group, column.group), f"{column.name}{ARROWS[column.better]}"
 
 
-def cell_text(cell: Cell, column: Column, bold: str) -> str:
-    """``mean ± deviation``, the mean of the best in ``bold``: a format such as ``**{}**``."""
-    mean = format_number(cell.mean, column)
+def cell_text(cell: Cell, column: Column, best: str, other: str = "{}") -> str:
+    """``mean ± deviation``.
+
+    Args:
+        cell: the figure.
+        column: how to print it.
+        best: how the mean is set where it is the best of its column, such as ``**{}**``.
+        other: how it is set elsewhere.
+    """
+    mean = (best if cell.best else other).format(format_number(cell.mean, column))
     deviation = format_deviation(cell, column)
-    shown = bold.format(mean) if cell.best else mean
-    return shown if deviation is None else f"{shown} ± {deviation}"
+    return mean if deviation is None else f"{mean} ± {deviation}"

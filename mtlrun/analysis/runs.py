@@ -23,6 +23,7 @@ FORMAT = 1
 SINGLE_TASK = "single_task"
 """The architecture of one model a task: what delta_m compares with."""
 
+PROTOCOL = ("epochs", "batch_size", "select_on")
 COMPARED_SECTIONS = ("dataset", "backbone", "heads", "optimizer", "scheduler")
 WHERE_DATA_LIES = "dataset.root"
 
@@ -245,7 +246,8 @@ def _read_config(path: Path) -> dict[str, str] | None:
     config = read_settings(path)
     if config is None:
         return None
-    settings = {"batch_size": str(config.get("batch_size"))}
+    # Early stopping may have ended a run before the epochs that were asked for.
+    settings = {key: str(config[key]) for key in PROTOCOL if key in config}
     for section in COMPARED_SECTIONS:
         settings.update(_flatten(section, config.get(section)))
     settings.pop(WHERE_DATA_LIES, None)

@@ -2,7 +2,8 @@
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -36,24 +37,30 @@ def _find(target: str) -> tuple[str, ast.ClassDef] | None:
     """The module and the definition of a class, followed through re-exports."""
     for _ in range(8):  # a re-export may go round in a circle
         module, _, name = target.rpartition(".")
-        tree = _parse(module)
-        if tree is None:
-            return None
-        for node in tree.body:
+        for node in _parse(module).body:
             if isinstance(node, ast.ClassDef) and node.name == name:
                 return module, node
         target = _imports(module).get(name, "")
     return None
 
 
+@dataclass(frozen=True)
+class _Source:
+    """A module's statements; none where it cannot be found or read."""
+
+    body: Sequence[ast.stmt] = ()
+    is_package: bool = False
+
+
 @cache
-def _parse(module: str) -> ast.Module | None:
+def _parse(module: str) -> _Source:
     for path in _places(module):
         try:
-            return ast.parse(path.read_text(encoding="utf-8"))
+            tree = ast.parse(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, SyntaxError):
             continue
-    return None
+        return _Source(tree.body, path.name == "__init__.py")
+    return _Source()
 
 
 def _places(module: str) -> Iterator[Path]:
@@ -70,9 +77,8 @@ def _places(module: str) -> Iterator[Path]:
 @cache
 def _imports(module: str) -> dict[str, str]:
     """What the names that a module imports stand for."""
-    tree = _parse(module)
     names: dict[str, str] = {}
-    for node in tree.body if tree else []:
+    for node in _parse(module).body:
         if isinstance(node, ast.ImportFrom):
             source = _absolute(node, module)
             names |= {alias.asname or alias.name: f"{source}.{alias.name}" for alias in node.names}
@@ -84,7 +90,9 @@ def _imports(module: str) -> dict[str, str]:
 def _absolute(node: ast.ImportFrom, module: str) -> str:
     if node.level == 0:
         return node.module or ""
-    package = module.split(".")[: -node.level]
+    parts = module.split(".")
+    up = node.level - _parse(module).is_package
+    package = parts[: len(parts) - up]
     return ".".join([*package, *([node.module] if node.module else [])])
 
 

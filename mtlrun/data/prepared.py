@@ -212,7 +212,7 @@ def _write_rows(
         for row in range(start, plan.rows):
             values = read_row(row)
             for name, spec in plan.arrays.items():
-                value = np.ascontiguousarray(values[name], dtype=spec.dtype)
+                value = np.asarray(values[name], dtype=spec.dtype, order="C")
                 assert value.shape == spec.shape, (name, value.shape, spec.shape)
                 files[name].write(value.tobytes())
             done = row + 1

@@ -1,9 +1,9 @@
 """The backward pass of methods that see task gradients: Gramian or Jacobian.
 
 Heads are walked once, on detached features: that gives the heads' own gradients and the tasks'
-gradients on the features. The trunk is then walked once for each task (``gradients.at=parameters``)
-or once in all (``representation`` and ``last_layer``, where the weights are known before the trunk's
-backward pass).
+gradients on the features. The trunk is then walked once for each task
+(``gradients.at=parameters``), or once in all (``representation`` and ``last_layer``, where the
+weights are known before the trunk's backward pass).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,7 +23,6 @@ from mtlrun.engine.gradients import TaskGradients, gramian
 from mtlrun.types import Batch, StepInfo
 from mtlrun.weighting.base import GramianWeighting, JacobianWeighting, Place
 
-
 OwnGradients = dict[nn.Parameter, Tensor]
 """Gradients of the parameters that one task alone trains."""
 
@@ -42,7 +41,7 @@ class HeadPass:
     features: list[Tensor]
     cotangents: list[Tensor]
     losses: list[Tensor]
-    own: list[list[Tensor | None]]
+    own: list[Sequence[Tensor | None]]
 
 
 class FromGradients(Backward):

@@ -86,7 +86,7 @@ def read_latest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
     Returns:
         the state, or None where there is none to go on from; and remarks for the log.
     """
-    remarks = []
+    remarks: list[str] = []
     for name in ("last.pt", "previous.pt"):
         path = folder / name
         if not path.exists():

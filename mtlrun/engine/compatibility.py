@@ -7,7 +7,13 @@ import torch
 from mtlrun.errors import UserError
 from mtlrun.models.model import MultiTaskModel
 from mtlrun.sampling.base import Sampler
-from mtlrun.weighting.base import GramianWeighting, JacobianWeighting, LossWeighting, Place, Weighting
+from mtlrun.weighting.base import (
+    GramianWeighting,
+    JacobianWeighting,
+    LossWeighting,
+    Place,
+    Weighting,
+)
 
 
 def resolve_place(weighting: Weighting, at: str, every: int) -> Place | None:
@@ -111,8 +117,8 @@ def check_compatible(
     if settings["accumulate"] != 1 and isinstance(weighting, LossWeighting) and not linear:
         raise UserError(
             f"{chosen} is not linear in the losses, so a step cannot be added up over "
-            f"engine.accumulate={settings['accumulate']} micro-batches. Use engine.accumulate=1 and "
-            "a larger batch_size."
+            f"engine.accumulate={settings['accumulate']} micro-batches. Use engine.accumulate=1 "
+            "and a larger batch_size."
         )
     if settings["amp"] == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise UserError(

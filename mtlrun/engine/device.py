@@ -32,7 +32,7 @@ def device_of(name: str) -> torch.device:
 
 
 SMALL_STEP = 2e8
-"""Floating-point operations of a forward pass below which one thread is at least as fast as more."""
+"""Floating-point operations of a forward pass below which one thread is as fast as more."""
 
 
 def threads_of(setting: object, flops: float) -> int:

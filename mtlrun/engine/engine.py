@@ -106,7 +106,7 @@ class Engine:
         self.stop = StopRequest()
         self._loaders: dict[str, EvaluationLoader] = {}
 
-    # -- the recipe ---------------------------------------------------------------------------------
+    # -- the recipe --------------------------------------------------------------------------------
 
     def fit(self) -> None:
         """Train until the last epoch, from wherever the run stands.
@@ -133,7 +133,7 @@ class Engine:
             self.tracker.metrics(self.epoch, self.steps, "test", figures)
         return figures
 
-    # -- epochs -------------------------------------------------------------------------------------
+    # -- epochs ------------------------------------------------------------------------------------
 
     def _train_epoch(self) -> None:
         parts, began = self.parts, time.monotonic()
@@ -241,7 +241,7 @@ class Engine:
             )
         return self._loaders[split]
 
-    # -- checkpoints --------------------------------------------------------------------------------
+    # -- checkpoints -------------------------------------------------------------------------------
 
     def _keep_best(self, improved: list[int]) -> None:
         """Write ``best.pt``; independent networks are kept each from its own best epoch."""

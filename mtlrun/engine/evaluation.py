@@ -19,8 +19,8 @@ Figures = dict[str, dict[str, float]]
 def evaluate(forward: Forward, loader: EvaluationLoader) -> Figures:
     """Metrics over the whole split: sums over rows, not means over batches.
 
-    ``loss`` is the mean over batches weighted by their labelled rows. The figures are read back from
-    the device once.
+    ``loss`` is the mean over batches weighted by their labelled rows. The figures are read back
+    from the device once.
     """
     model = forward.model
     training = model.training

@@ -187,7 +187,7 @@ def loss_ratio(loss: float, initial: float) -> float:
 def nonfinite_loss(task: str, step: int) -> UserError:
     """What a user is told when a loss or gradient is NaN or infinite."""
     return UserError(
-        f"The loss or gradient of task {task} is NaN or infinite at step {step}. Lower optimizer.lr, "
-        "set engine.clip_norm=1, or look at the task's targets; engine.on_nonfinite=skip leaves such "
-        "steps out and counts them."
+        f"The loss or gradient of task {task} is NaN or infinite at step {step}. Lower "
+        "optimizer.lr, set engine.clip_norm=1, or look at the task's targets; "
+        "engine.on_nonfinite=skip leaves such steps out and counts them."
     )

@@ -1,7 +1,7 @@
 """Batches by index: gathered in one go, transformed as whole batches on the device.
 
-Which rows a step sees is a function of (seed, stream, epoch, step), so a run can resume anywhere and
-the number of workers changes nothing.
+Which rows a step sees is a function of (seed, stream, epoch, step), so a run can resume anywhere
+and the number of workers changes nothing.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -48,7 +48,7 @@ class _Reader(TorchDataset[Rows]):
     def __init__(self, sources: Mapping[str, Source]) -> None:
         self.sources = dict(sources)
 
-    def __getitem__(self, indices: dict[str, Tensor]) -> Rows:  # type: ignore[override]  # keys are batches
+    def __getitem__(self, indices: dict[str, Tensor]) -> Rows:
         return {stream: self.sources[stream].rows(rows) for stream, rows in indices.items()}
 
 
@@ -82,7 +82,7 @@ class _Feed:
                 batch_size=None,
                 sampler=self.requests,
                 num_workers=workers,
-                collate_fn=_as_read,
+                collate_fn=_as_read,  # type: ignore[arg-type]  # there is no list to collate
                 persistent_workers=True,
                 pin_memory=pin,
             )
@@ -139,8 +139,8 @@ class Placement:
 class TrainLoader:
     """The micro-batches of each training step.
 
-    An epoch is one pass over the longest stream, in whole batches (rows left over have their turn in
-    another epoch's order). Shorter streams start again, reshuffled.
+    An epoch is one pass over the longest stream, in whole batches (rows left over have their turn
+    in another epoch's order). Shorter streams start again, reshuffled.
 
     Args:
         dataset: the dataset; its ``train`` split is read.

@@ -12,7 +12,13 @@ from mtlrun.models.model import MultiTaskModel
 from mtlrun.randomness import seed_global
 from mtlrun.tasks.base import Task
 from mtlrun.types import Batch, StepInfo
-from mtlrun.weighting.base import LossWeighting, Place, Weighting
+from mtlrun.weighting.base import (
+    GramianWeighting,
+    JacobianWeighting,
+    LossWeighting,
+    Place,
+    Weighting,
+)
 
 
 def parameter_groups(
@@ -46,6 +52,7 @@ def make_backward(
     if isinstance(weighting, LossWeighting):
         return FromLosses(forward, weighting, check=check)
     assert place is not None
+    assert isinstance(weighting, (GramianWeighting, JacobianWeighting))
     return FromGradients(
         forward, weighting, place=place, every=every, check=check, accumulating=accumulating
     )

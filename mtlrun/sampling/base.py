@@ -7,8 +7,8 @@ from collections.abc import Sequence
 class Sampler(ABC):
     """Chooses the tasks of a step.
 
-    A sampler's ``__init__`` takes its settings and the runtime facts ``tasks`` (names) as a keyword.
-    Draws are addressed by the step, so a sampler needs no history to resume.
+    A sampler's ``__init__`` takes its settings and the runtime fact ``tasks`` (names) as a
+    keyword. Draws are addressed by the step, so a sampler needs no history to resume.
 
     Attributes:
         joint: whether every step trains every task, as methods that compare gradients need.

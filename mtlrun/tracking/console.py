@@ -96,7 +96,8 @@ def result_table(result: Mapping[str, Any]) -> Table:
     """A run's result: a row a metric, with the task's loss ratio and weight."""
     selected = "test" if result["select_on"] == "test" else "val"
     table = Table(
-        title=f"{result['dataset']}: {result['method']}, seed {result['seed']}", title_justify="left"
+        title=f"{result['dataset']}: {result['method']}, seed {result['seed']}",
+        title_justify="left",
     )
     table.add_column("task")
     table.add_column("metric")

@@ -32,8 +32,8 @@ def locked(folder: Path) -> Iterator[None]:
         except BlockingIOError as error:
             file.seek(0)
             raise UserError(
-                f"{folder} is in use: {file.read().strip() or 'another process'} is running this very "
-                "run. Wait for it, or run with another study=NAME or seed=N."
+                f"{folder} is in use: {file.read().strip() or 'another process'} is running this "
+                "very run. Wait for it, or run with another study=NAME or seed=N."
             ) from error
         file.seek(0)
         file.truncate()

@@ -45,8 +45,8 @@ class Table:
             return
         if size > 0:
             raise UserError(
-                f"{self.path} is shorter than the run's checkpoint says: somebody changed or removed "
-                "it. Delete the run's folder to start it again."
+                f"{self.path} is shorter than the run's checkpoint says: somebody changed or "
+                "removed it. Delete the run's folder to start it again."
             )
         self.path.write_text("")
         self.size = 0

@@ -40,7 +40,7 @@ class EventWriter:
             self._scalar(tag, row["cosine"], row["step"])
 
     def metrics(self, rows: Sequence[Row]) -> None:
-        """Rows of ``metrics.csv`` of the validation and test splits as ``<split>/<task>/<metric>``."""
+        """Rows of ``metrics.csv`` of ``val`` and ``test`` as ``<split>/<task>/<metric>``."""
         for row in rows:
             if row["split"] != "train":
                 tag = f"{row['split']}/{row['task']}/{row['metric']}"
@@ -64,7 +64,7 @@ class EventWriter:
         self.writer.add_text(tag, "\n".join(f"    {line}" for line in text.splitlines()))
 
     def hyperparameters(self, settings: Mapping[str, Any], metrics: Sequence[str]) -> None:
-        """This run's row of the HParams page: its settings, and the tags of its headline metrics."""
+        """This run's row of the HParams page: settings, and tags of its headline metrics."""
         shown = {k: v if isinstance(v, (bool, int, float)) else str(v) for k, v in settings.items()}
         assert self.writer.file_writer is not None
         for summary in hparams(shown, dict.fromkeys(metrics, 0.0)):

@@ -24,7 +24,8 @@ class GradNorm(GramianWeighting):
 
     where the target is a constant, so dL_grad / dw_i = n_i sign(w_i n_i - mean(w n) r_i^alpha) in
     closed form. The network moves with the weights as they were, then the weights with that
-    gradient, by the run's optimizer (the paper: Adam), and are scaled back to the sum T.
+    gradient, by the run's optimizer, and are scaled back to the sum T. The paper uses Adam; under
+    plain SGD the step of a weight grows with its gradient's norm and wants another learning rate.
 
     Where the paper is silent:
 
@@ -34,8 +35,7 @@ class GradNorm(GramianWeighting):
       its initial loss.
 
     Published code departs: there is no official one; LucasBoTang/GradNorm starts the weights' Adam
-    anew in each step, lucidrains/gradnorm-pytorch inverts r_i, and some take all parameters of the
-    layer where the paper speaks of its weights.
+    anew in each step, lucidrains/gradnorm-pytorch inverts r_i and averages over tasks in L_grad.
 
     Args:
         alpha: strength of the pull towards equal training rates. The paper uses 1.5 on NYUv2 and

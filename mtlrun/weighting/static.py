@@ -17,7 +17,7 @@ class Static(LossWeighting):
     (Xin et al. and Kurin et al., both NeurIPS 2022).
 
     Args:
-        weights: for each task its weight, 0 or more; a task that is left out gets 1.
+        weights: for each task its weight, 0 or more; a task that is left out gets 1. None: all 1.
         tasks: the tasks of the run.
 
     Raises:

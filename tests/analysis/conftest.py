@@ -14,7 +14,7 @@ WriteRun = Callable[..., Path]
 HIGHER = ("accuracy", "r2", "mIoU", "PixAcc", "w11.25", "w22.5", "w30")
 
 
-@pytest.fixture()
+@pytest.fixture
 def write_run(tmp_path: Path) -> WriteRun:
     """Write a run folder below ``tmp_path / "outputs"`` and give it back."""
 

@@ -153,7 +153,7 @@ def test_single_task_trains_as_separate_runs_do() -> None:
     for _ in range(3):
         features = together({"images": inputs}, ["a", "b"])
         optimizer.zero_grad()
-        sum((features[task] * scales[task]).exp().mean() for task in scales).backward()  # type: ignore[union-attr]
+        sum((features[task] * scales[task]).exp().mean() for task in scales).backward()
         optimizer.step()
     for task, scale in scales.items():
         apart = HPS(make_backbone=make_cnn, streams={"images": (task,)})

@@ -91,7 +91,7 @@ def toy2d(
 
 def equal() -> None:
     first_step("equal", "equal sum", tolerance=1e-6, reduction="sum")
-    toy2d("equal")
+    toy2d("equal", only=[(9.0, 9.0)])
 
 
 def static() -> None:
@@ -167,7 +167,7 @@ def pcgrad() -> None:
 def graddrop() -> None:
     """FAMO's 2-D toy from (0, 0), with its draws and its clipping to norm 1.
 
-    Its draws come after those of the 3001 steps from the first start. Positions are float32.
+    Its draws come after those of the 3001 steps from the first start.
     """
     draws = torch.Generator().manual_seed(42)
     for _ in range(3001):
@@ -226,15 +226,19 @@ def oracle_problems() -> list[tuple[Tensor, Tensor]]:
 
 
 def test_mgda_beside_torchjd() -> None:
-    """Its Frank-Wolfe comes close to our exact point and is never shorter."""
+    """Its Frank-Wolfe comes within 3% of our length and is never shorter.
+
+    The shortest vector d of a convex set has |x - d|^2 <= |x|^2 - |d|^2 for every x in it.
+    """
     aggregation = pytest.importorskip("torchjd.aggregation")
     for tasks in (2, 3, 8):
-        for seed in range(5):
+        for seed in range(3):
             jacobian, losses = random_problem(tasks, 20, seed)
             ours = Drive(build("mgda", tasks), tasks).step(jacobian, losses)
-            theirs = aggregation.MGDA(epsilon=1e-6, max_iters=5000)(jacobian)
-            assert ours.square().sum() <= theirs.square().sum() + 1e-12
-            close(ours, theirs, 0.02)
+            theirs = aggregation.MGDA(epsilon=1e-6, max_iters=500)(jacobian)
+            excess = theirs.square().sum() - ours.square().sum()
+            assert excess <= 0.03 * ours.square().sum()
+            assert (theirs - ours).square().sum() <= excess + 1e-12
 
 
 def test_pcgrad_beside_torchjd() -> None:

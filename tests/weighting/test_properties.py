@@ -97,8 +97,7 @@ def test_yaml_mirrors_its_class(name: str) -> None:
     assert set(given_settings) == set(parameters) - RUNTIME_FACTS
     defaults = {key: parameters[key].default for key in given_settings}
     for key, value in given_settings.items():
-        if value != {}:  # an empty mapping stands for None
-            assert value == defaults[key], key
+        assert value == defaults[key], key
 
 
 @every_method

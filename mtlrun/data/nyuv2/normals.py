@@ -158,14 +158,15 @@ def _solve(sums: list[Floats]) -> tuple[Floats, Floats, Floats, npt.NDArray[np.b
     points determine one. All [h, w].
     """
     count, x, y, xx, xy, yy, q, qx, qy = sums
-    number = np.maximum(count, 1)
+    number: Floats = np.maximum(count, np.float32(1))
     xx, xy, yy = xx - x * x / number, xy - x * y / number, yy - y * y / number
     qx, qy = qx - q * x / number, qy - q * y / number
     determinant = xx * yy - xy * xy
     # Points on one line have a determinant of 0 but for rounding.
     solved = (count >= FEWEST_POINTS) & (determinant > 1e-3 * xx * yy)
     known = solved.astype(np.float32)
-    scale = known / np.where(solved, determinant, np.float32(1))
+    divisor: Floats = np.where(solved, determinant, np.float32(1))
+    scale = known / divisor
     slope_x, slope_y = scale * (qx * yy - qy * xy), scale * (qy * xx - qx * xy)
-    at_centre = known * (q - slope_x * x - slope_y * y) / number
+    at_centre: Floats = known * (q - slope_x * x - slope_y * y) / number
     return at_centre, slope_x, slope_y, solved
