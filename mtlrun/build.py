@@ -303,11 +303,12 @@ def optimizer(config: Config, network: MultiTaskModel, method: Weighting) -> Opt
 
 
 def scheduler(config: Config, chosen: Optimizer) -> LRScheduler | None:
-    """The scheduler, stepped once an epoch; a ``T_max`` of null means the run's epochs."""
+    """The scheduler, stepped once an epoch; a length of null means the run's epochs."""
     settings = dict(config.scheduler)
     if not settings.get("_target_"):
         return None
-    if "T_max" in settings and settings["T_max"] is None:
-        settings["T_max"] = config.epochs
+    for length in ("T_max", "total_iters"):
+        if length in settings and settings[length] is None:
+            settings[length] = config.epochs
     made: LRScheduler = component(settings, "scheduler", optimizer=chosen)
     return made

@@ -162,12 +162,11 @@ def _job(config: "DictConfig") -> None:
     from omegaconf import OmegaConf
     from rich.console import Console
 
-    from mtlrun.config import Config, validate
+    from mtlrun.config import Config, choices_of, validate
 
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
-    choices = {g: c for g, c in hydra_config.runtime.choices.items() if not g.startswith("hydra/")}
-    groups, changed = _changes(HydraConfig.instance().cfg)
+    groups, changed = _changes(config, hydra_config)
     try:
         typed = OmegaConf.to_object(config)
         assert isinstance(typed, Config)
@@ -176,7 +175,7 @@ def _job(config: "DictConfig") -> None:
         from mtlrun.run import Labels, run  # imports torch
 
         shown = Path(os.path.relpath(folder)) if folder.is_relative_to(Path.cwd()) else folder
-        labels = Labels(choices, folder.parent.name, {**groups, **changed})
+        labels = Labels(choices_of(hydra_config), folder.parent.name, {**groups, **changed})
         run(typed, shown, labels, Console())
     except Exception as error:
         text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
@@ -187,7 +186,7 @@ def _job(config: "DictConfig") -> None:
             raise  # so that Hydra, too, counts the job as failed
 
 
-def _changes(config: Any) -> tuple[dict[str, str], dict[str, Any]]:
+def _changes(config: Any, hydra_config: Any) -> tuple[dict[str, str], dict[str, Any]]:
     """What makes the run differ from its dataset's recipe, asked of the running Hydra app."""
     from hydra.core.global_hydra import GlobalHydra
     from hydra.types import RunMode
@@ -195,7 +194,7 @@ def _changes(config: Any) -> tuple[dict[str, str], dict[str, Any]]:
     from mtlrun.config import changed_settings
 
     loader = GlobalHydra.instance().config_loader()
-    name = config.hydra.job.config_name
+    name = hydra_config.job.config_name
 
     def compose(overrides: Sequence[str]) -> "DictConfig":
         composed: DictConfig = loader.load_configuration(
@@ -203,15 +202,15 @@ def _changes(config: Any) -> tuple[dict[str, str], dict[str, Any]]:
         )
         return composed
 
-    return changed_settings(config, compose)
+    return changed_settings(config, hydra_config, compose)
 
 
 def _run_folder(*, _root_: Any) -> str:
     """``<dataset>/<weighting and changed settings>/seed=<n>``, a function of the choices."""
     from mtlrun.config import choices_of, method_name
 
-    choices = choices_of(_root_)
-    groups, changed = _changes(_root_)
+    choices = choices_of(_root_.hydra)
+    groups, changed = _changes(_root_, _root_.hydra)
     method = method_name(choices["weighting"], groups, changed)
     return f"{choices['dataset']}/{method}/seed={_root_.seed}"
 

@@ -152,25 +152,28 @@ LONGEST_VALUE = 40
 LONGEST_NAME = 180
 
 
-def choices_of(config: DictConfig) -> dict[str, str]:
-    """For each group the name of its choice."""
-    found = config.hydra.runtime.choices
+def choices_of(hydra: DictConfig) -> dict[str, str]:
+    """For each group the name of its choice, from Hydra's own node."""
+    found = hydra.runtime.choices
     return {str(group): found[group] for group in found if not str(group).startswith("hydra/")}
 
 
-def changed_settings(config: DictConfig, compose: Compose) -> tuple[dict[str, str], Leaves]:
+def changed_settings(
+    config: DictConfig, hydra: DictConfig, compose: Compose
+) -> tuple[dict[str, str], Leaves]:
     """What makes a run differ from ``mtlrun dataset=D weighting=W``.
 
     Args:
-        config: the composed configuration, with Hydra's own node.
-        compose: composes the configurations to compare with.
+        config: the composed configuration, with or without Hydra's own node.
+        hydra: Hydra's own node.
+        compose: composes the configurations to compare with, with Hydra's own node.
 
     Returns:
         the groups with another choice than the dataset's recipe, and the settings that differ
         given these choices, by dotted key.
     """
-    choices = choices_of(config)
-    recipe = choices_of(compose([f"dataset={choices['dataset']}"]))
+    choices = choices_of(hydra)
+    recipe = choices_of(compose([f"dataset={choices['dataset']}"]).hydra)
     groups = {
         group: choice
         for group, choice in choices.items()

@@ -185,8 +185,8 @@ def _baseline(config: Config, tasks: Any) -> Callable[[Figures], float] | None:
     result = run_folder.finished(path)
     if result is None:
         raise UserError(
-            f"tracking.baseline={path} holds no finished run ({run_folder.RESULT} is missing). Name "
-            "the folder of a finished architecture=single_task run."
+            f"tracking.baseline={path} holds no finished run ({run_folder.RESULT} is missing). "
+            "Name the folder of a finished architecture=single_task run."
         )
     missing = [name for name in tasks if name not in result["tasks"]]
     if missing:

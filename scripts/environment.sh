@@ -2,9 +2,9 @@
 # use, and brings it up to date when pyproject.toml or scripts/constraints.txt has changed.
 #
 # What is installed is noted in .venv/.installed-base and .venv/.installed-dev, written last: an
-# interrupted installation is done again. Needs bash 3.2 or newer and Python 3.11 or newer.
+# interrupted installation is done again. Needs bash 3.2 or newer and Python 3.11 or newer, and the
+# checkout's absolute path in $root.
 
-root=$(cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/.." && pwd -P)
 venv=$root/.venv
 log=$venv/install.log
 oldest_minor=11
@@ -20,7 +20,8 @@ fail() {
 
 # What the environment depends on: where it is (its scripts hold absolute paths) and what is asked for.
 fingerprint() {
-  cd -- "$root" && pwd -P && cksum pyproject.toml scripts/constraints.txt
+  printf '%s\n' "$root"
+  cd -- "$root" && cksum pyproject.toml scripts/constraints.txt
 }
 
 # is_installed KIND: whether .venv is up to date for KIND, base or dev.
@@ -86,7 +87,7 @@ make_venv() {
   if [[ -e $venv/bin/python || -L $venv/bin/python ]]; then
     is_new_enough "$(version_of "$venv/bin/python")" || clear=--clear
     for stamp in "$venv"/.installed-*; do
-      [[ ! -f $stamp || $(head -n 1 "$stamp") == "$(cd -- "$root" && pwd -P)" ]] || clear=--clear
+      [[ ! -f $stamp || $(head -n 1 "$stamp") == "$root" ]] || clear=--clear
     done
     if [[ -z $clear ]] && "$venv/bin/python" -c 'import pip' 2>/dev/null; then
       return
@@ -152,6 +153,7 @@ prepare() {
     asked=$(fingerprint) # before pip reads the files: a change while it runs is noticed next time
     rm -f "$venv/.installed-$1"
     install "$1"
+    printf '%s\n' "$asked" >"$venv/.installed-base" # dev has all that base has
     printf '%s\n' "$asked" >"$venv/.installed-$1"
     say "ready after $((SECONDS - started)) s"
   fi

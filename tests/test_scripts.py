@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
-NEEDED = ("bash", "cksum", "dirname", "grep", "head", "readlink", "rm", "sed", "tail", "tee")
+NEEDED = ("bash", "cksum", "grep", "head", "readlink", "rm", "sed", "tail", "tee")
 FOR_THE_STAND_IN = ("chmod", "cp", "mkdir", "sleep")
 
 PYTHON = """#!/bin/bash
@@ -313,7 +313,14 @@ def test_test_runs_all_checks_and_passes_arguments_to_pytest(checkout: Checkout)
     assert f"pytest in {checkout.root}: <-n> <2> <-k> <two words>" in output
     assert output.endswith("All passed.\n")
     assert checkout.run("test")[2] == ""
-    checkout.run("mtlrun")  # the stamp of the base is another one
+    checkout.run("mtlrun")  # what the tests need has all that mtlrun needs
+    assert checkout.calls() == []
+
+
+def test_tests_need_more_than_mtlrun(checkout: Checkout) -> None:
+    checkout.run("mtlrun")
+    checkout.calls()
+    checkout.run("test")
     assert kinds(checkout.calls()) == ["pip"]
 
 

@@ -5,6 +5,7 @@ by name. Every way fills ``.grad`` of all parameters that a step trains, and giv
 that are logged.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -26,7 +27,7 @@ class StepFigures:
     Attributes:
         present: indices of the tasks of this step.
         losses: their scalar losses, detached, on the device.
-        weights: their weights, [T]; None for a method that has no weights.
+        weights: their weights, [T] or T scalars; None for a method that has no weights.
         gramian: inner products of their gradients, [T, T], float64 on the CPU, where taken.
         nonfinite: the first task whose loss or gradient is NaN or infinite, where that is known
             before the update; then nothing was put into ``.grad``.
@@ -34,7 +35,7 @@ class StepFigures:
 
     present: tuple[int, ...]
     losses: list[Tensor]
-    weights: Tensor | None = None
+    weights: Tensor | Sequence[Tensor] | None = None
     gramian: Tensor | None = None
     nonfinite: int | None = None
 
@@ -104,8 +105,9 @@ def labelled(batch: Batch, names: Sequence[str]) -> tuple[int, ...]:
 
 def first_nonfinite(losses: Sequence[Tensor], present: Sequence[int]) -> int | None:
     """The first of the tasks whose loss is NaN or infinite. Waits for the device."""
-    finite = torch.isfinite(torch.stack([loss.detach() for loss in losses])).tolist()
-    return next((task for task, ok in zip(present, finite, strict=True) if not ok), None)
+    values = [loss.item() for loss in losses] if losses[0].is_cpu else torch.stack(list(losses)).tolist()
+    bad = (task for task, value in zip(present, values, strict=True) if not math.isfinite(value))
+    return next(bad, None)
 
 
 class Backward(ABC):
@@ -155,7 +157,9 @@ class FromLosses(Backward):
         for loss in losses:
             loss.retain_grad()  # its gradient is the weight that the method applied
         self.weighting.objective(losses).backward()
-        figures.weights = _gradients_of(losses)
+        figures.weights = [
+            torch.zeros_like(loss) if loss.grad is None else loss.grad for loss in losses
+        ]
         return figures
 
     def _losses(self, batch: Batch, present: Sequence[int]) -> list[Tensor]:
@@ -195,12 +199,6 @@ class FromLosses(Backward):
             ):
                 parameter.grad = gradient
         return figures
-
-
-def _gradients_of(losses: Sequence[Tensor]) -> Tensor:
-    return torch.stack(
-        [torch.zeros_like(loss) if loss.grad is None else loss.grad for loss in losses]
-    )
 
 
 def micro_batch_shares(

@@ -75,8 +75,8 @@ class Ledger:
         if not taken:
             return
         losses = iter(torch.stack([loss for _, f in taken for loss in f.losses]).double().tolist())
-        with_weights = [f.weights.double() for _, f in taken if f.weights is not None]
-        weights = iter(torch.cat(with_weights).tolist() if with_weights else [])
+        given = [weight for _, f in taken if f.weights is not None for weight in f.weights]
+        weights = iter(torch.stack(given).double().tolist() if given else [])
         for step, figures in taken:
             for index in figures.present:
                 loss = next(losses)

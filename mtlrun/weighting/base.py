@@ -45,7 +45,7 @@ class Weighting(nn.Module):
         return generator(self.step.seed, f"weighting/{purpose}", self.step.epoch, self.step.step)
 
     def pick(self, state: Tensor) -> Tensor:
-        """The entries of ``state``, one a task of the run along its first dimension, of this step's tasks."""
+        """The entries of this step's tasks in ``state``, which has one for each task of the run."""
         if len(self.step.present) == len(state):
             return state
         return state[list(self.step.present)]
@@ -62,8 +62,8 @@ class Weighting(nn.Module):
         """Called before each epoch.
 
         Args:
-            mean_losses: for each finished epoch the tasks' mean training losses, [tasks of the run],
-                float64 on the CPU; NaN for a task that had no label in it.
+            mean_losses: for each finished epoch the tasks' mean training losses, [tasks of the
+                run], float64 on the CPU; NaN for a task that had no label in it.
         """
 
     def after_step(self) -> None:
@@ -74,8 +74,8 @@ class LossWeighting(Weighting):
     """Sees losses only: one plain backward pass through everything.
 
     Attributes:
-        linear: whether :meth:`objective` is linear in the losses given the method's state. Only then
-            may a step be accumulated over several micro-batches.
+        linear: whether :meth:`objective` is linear in the losses given the method's state. Only
+            then may a step be accumulated over several micro-batches.
     """
 
     heads: ClassVar[Literal["weighted", "unweighted"]] = "weighted"

@@ -157,12 +157,13 @@ def test_mlp_refuses_wrong_settings(settings: dict[str, Any], message: str) -> N
         MLP(input_shape=(5,), **settings)
 
 
-def test_lenet_is_sener_and_koltuns() -> None:
-    backbone = LeNet(input_shape=(1, 36, 36))
+@pytest.mark.parametrize(("side", "vector"), [(28, 320), (36, 720)])
+def test_lenet_is_sener_and_koltuns(side: int, vector: int) -> None:
+    backbone = LeNet(input_shape=(1, side, side))
     assert [count(stage) for stage in backbone.stages] == [
         10 * 25 + 10,
         10 * 20 * 25 + 20,
-        720 * 50 + 50,
+        vector * 50 + 50,
     ]
     assert backbone.channels == (10, 20, 50)
 

@@ -90,7 +90,7 @@ def toy2d(
 
 
 def equal() -> None:
-    first_step("equal", "equal sum", tolerance=1e-6, reduction="sum")
+    first_step("equal", "equal sum", tolerance=1e-6)
     toy2d("equal", only=[(9.0, 9.0)])
 
 
@@ -140,10 +140,12 @@ def mgda() -> None:
     """
     first_step("mgda", "mgda none", kind="exact", tolerance=1e-6)
     first_step("mgda", "mgda none", tolerance=1e-4, reduction="sum")
-    for jacobian, losses, case in aggregator_cases()[:2]:
-        drive = Drive(build("mgda", len(losses), normalisation="loss", reduction="sum"), 0)
-        direction = drive.step(jacobian, losses, range(len(losses)))
-        close(direction, case["published"]["mgda loss"]["direction"], 1e-4)
+    for (jacobian, losses, case), tolerance in zip(
+        aggregator_cases(), (1e-4, 1e-4, 2e-3), strict=True
+    ):  # in the last case the published weights stop 0.0014 short of their corner
+        weighting = build("mgda", len(losses), normalisation="loss", reduction="sum")
+        direction = Drive(weighting, len(losses)).step(jacobian, losses)
+        close(direction, case["published"]["mgda loss"]["direction"], tolerance)
     toy2d("mgda", change=lambda weights: weights.clamp(2 * 0.001, 2 * 0.999), reduction="sum")
 
 

@@ -11,6 +11,7 @@ at 7 x 7 points. Points across a depth edge are left out in two rounds: first th
 far from the centre's, then those far from the plane fitted to the rest.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +36,9 @@ ON_PLANE = 0.02
 """A point takes part in the second fit if it is within this share of the first fit's plane."""
 
 FEWEST_POINTS = 4
+
+NOWHERE = 1e6
+"""Inverse depth of unknown points: far from any plane, and still a number."""
 
 
 @dataclass(frozen=True)
@@ -74,20 +78,19 @@ def fit_normals(
         float32 [h, w, 3]; 0 where depth is unknown or too few points lie on one plane.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
-        inverse = np.where(depth > 0, 1 / depth, np.nan).astype(np.float32)
+        inverse = np.where(depth > 0, 1 / depth, NOWHERE).astype(np.float32)
     offsets = _offsets(depth.shape[1])
     reach = int(offsets[-1])
-    padded = np.pad(inverse, reach, constant_values=np.nan)
+    padded = np.pad(inverse, reach, constant_values=NOWHERE)
+    lines = {int(across): padded[:, reach + at_columns + across] for across in offsets}
     centre = inverse[np.ix_(at_rows, at_columns)]  # [h, w]
     # Rounding of depth by d changes the inverse q by q^2 d.
     slack = rounding * centre * centre
 
     slope_x = slope_y = residual = np.zeros_like(centre)
     for tolerance in (NEAR * centre + slack, ON_PLANE * centre + slack):
-        sums = _window_sums(
-            padded, reach + at_rows, reach + at_columns, offsets,
-            centre, (residual, slope_x, slope_y), tolerance,
-        )  # fmt: skip
+        plane = (residual, slope_x, slope_y)
+        sums = _window_sums(lines, reach + at_rows, centre, plane, tolerance)
         residual, slope_x, slope_y, solved = _solve(sums)
 
     x = at_columns.astype(np.float32) - np.float32(camera.centre_x)
@@ -102,7 +105,7 @@ def fit_normals(
         axis=-1,
     ).astype(np.float32)
     length = np.linalg.norm(normals, axis=-1, keepdims=True)
-    good = solved[..., None] & (length > 0)
+    good = (solved & (centre < NOWHERE))[..., None] & (length > 0)
     return np.where(good, normals / np.where(good, length, 1), 0).astype(np.float32)
 
 
@@ -114,41 +117,49 @@ def _offsets(width: int) -> Indices:
 
 
 def _window_sums(
-    padded: Floats,
+    lines: Mapping[int, Floats],
     rows: Indices,
-    columns: Indices,
-    offsets: Indices,
     centre: Floats,
     plane: tuple[Floats, Floats, Floats],
     tolerance: Floats,
 ) -> list[Floats]:
     """Sums over the window of 1, x, y, x x, x y, y y, q, q x, q y where q, the inverse depth less
     the centre's, is within ``tolerance`` of ``plane`` (value at the centre, slopes): each [h, w].
+
+    Args:
+        lines: for each offset along x the frame's inverse depths at the columns wanted, shifted by
+            it, [H + a margin on both sides, w]. Offsets along y are the same.
+        rows: the rows wanted, counted with the margin, [h].
+        centre: inverse depths, [h, w].
+        plane: each [h, w].
+        tolerance: [h, w].
     """
     sums = [np.zeros_like(centre) for _ in range(9)]
     at_centre, slope_x, slope_y = plane
-    for down in offsets:
-        lines = padded[rows + down]
+    value, scratch, weight = (np.empty_like(centre) for _ in range(3))
+    for down in lines:
         one, x, xx, q, qx = (np.zeros_like(centre) for _ in range(5))
         expected_row = at_centre + slope_y * np.float32(down)
-        for across in offsets:
+        for across, shifted in lines.items():  # in place: this is where all the time goes
             step = np.float32(across)
-            value = lines[:, columns + across] - centre
-            # NaN, where depth is unknown or outside the frame, is within no tolerance.
-            near = np.abs(value - (expected_row + slope_x * step)) <= tolerance
-            weight = near.astype(np.float32)
-            value = np.where(near, value, np.float32(0))
+            np.subtract(shifted[rows + down], centre, out=value)
+            np.multiply(slope_x, step, out=scratch)
+            scratch += expected_row
+            np.subtract(value, scratch, out=scratch)
+            np.abs(scratch, out=scratch)
+            weight[...] = scratch <= tolerance
+            value *= weight
             one += weight
-            x += weight * step
-            xx += weight * (step * step)
             q += value
-            qx += value * step
+            value *= step
+            qx += value
+            weight *= step
+            x += weight
+            weight *= step
+            xx += weight
         step = np.float32(down)
-        for total, term in zip(
-            sums,
-            (one, x, one * step, xx, x * step, one * (step * step), q, qx, q * step),
-            strict=True,
-        ):
+        terms = (one, x, one * step, xx, x * step, one * (step * step), q, qx, q * step)
+        for total, term in zip(sums, terms, strict=True):
             total += term
     return sums
 

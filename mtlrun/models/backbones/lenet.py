@@ -18,12 +18,13 @@ class LeNet(Backbone):
     connected to 50, each followed by a ReLU. Their task part, 50 -> 50 -> classes, is the head
     ``mlp`` with ``hidden=[50]``.
 
-    Their code drops channels after the second convolution and units of the task part, at rate 0.5
-    and by one mask for the whole batch. With ``dropout=0.5`` here (and in the head) each example
-    gets a mask of its own.
+    Their code (isl-org/MultiObjectiveOptimization) also drops channels of the second convolution,
+    the same ones in all examples of a batch, and units of the task part, both at rate 0.5 and
+    without scaling up what is left. ``dropout=0.5`` here (and in the head) is torch's: masks for
+    each example, scaled. On their inputs, scaled to 28x28, the last layer is 320 -> 50 as theirs.
 
     Args:
-        input_shape: [C, H, W], at least 16x16; MultiMNIST's is [1, 36, 36].
+        input_shape: [C, H, W], at least 16x16; MultiMNIST's is [1, 36, 36], or [1, 28, 28] scaled.
         dropout: rate at which channels of the second convolution are dropped.
 
     Raises:
