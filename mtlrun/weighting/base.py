@@ -40,6 +40,9 @@ class Weighting(nn.Module):
     learning_rate: float | None = None
     step: StepInfo
 
+    def __init__(self) -> None:  # a module's own takes anything, and so would hide a wrong setting
+        super().__init__()
+
     def generator(self, purpose: str) -> torch.Generator:
         """A CPU generator for this step's draws; the same each time it is asked for."""
         return generator(self.step.seed, f"weighting/{purpose}", self.step.epoch, self.step.step)
