@@ -8,6 +8,10 @@
 venv=$root/.venv
 log=$venv/install.log
 oldest_minor=11
+# What pip writes when it cannot reach its index, as one extended regular expression.
+no_network='NewConnectionError|NameResolutionError|ConnectTimeout|ReadTimeout|ProxyError|SSLError'
+no_network=$no_network'|Max retries exceeded|Network is unreachable|name resolution|timed out'
+no_network=$no_network'|Connection refused|Connection reset'
 
 say() {
   printf 'mtlrun: %s\n' "$*" >&2
@@ -133,11 +137,12 @@ install() {
     tee "$log" | show_progress; then
     return
   fi
-  if grep -qE 'NewConnectionError|ConnectTimeout|ReadTimeout|NameResolutionError|ProxyError|SSLError|Max retries exceeded|Network is unreachable|name resolution|Connection refused|Connection reset|timed out' "$log"; then
+  if grep -qE "$no_network" "$log"; then
     fail "pip cannot reach its package index: check the network or the proxy and start again (pip's" \
       "own words are in $log)."
   fi
-  tail -n 5 "$log" | sed 's/^/  /' >&2
+  # pip ends with general remarks; what went wrong is in the lines that it marks.
+  { grep 'ERROR: ' "$log" || tail -n 5 "$log"; } | tail -n 5 | sed 's/^ */  /' >&2
   fail "pip failed, with the lines above; all of its output is in $log."
 }
 

@@ -277,6 +277,9 @@ def test_another_failure_of_pip_shows_its_last_lines(checkout: Checkout) -> None
     assert (fourth, fifth) == ("  line 7", "  line 8")
     assert last.endswith(f"all of its output is in {checkout.root}/.venv/install.log.")
     assert "line 3" not in errors
+    words = f"  ERROR: No space left on device\n{words}"
+    *_, shown, last = checkout.run("mtlrun", STUB_PIP_FAILS=words)[2].splitlines()
+    assert shown == "  ERROR: No space left on device"
 
 
 def test_two_starts_at_once_install_once(checkout: Checkout) -> None:

@@ -72,14 +72,16 @@ class FromGradients(Backward):
         self.place = place
         self.every = every
         self.shared = model.shared_parameters()
-        self.last_layer = model.architecture.last_shared_layer()
+        self.last_layer = _trainable(model.architecture.last_shared_layer())
         self.heads = [_trainable(model.head_of[name].parameters()) for name in forward.names]
         self.inside = [
             _trainable(model.architecture.task_parameters(name)) for name in forward.names
         ]
         # Rows on every shared parameter, or just one trunk pass with the weights already known. The
         # latter needs the whole step in one graph and no parameters of single tasks in the trunk.
-        self.rows_everywhere = place == "parameters" or accumulating or any(self.inside)
+        several_passes = accumulating or any(self.inside)
+        assert not (several_passes and place == "representation")
+        self.rows_everywhere = place == "parameters" or several_passes
         self.rows: TaskGradients | None = None
         self.last_weights = torch.full((len(forward.names),), torch.nan, dtype=torch.float64)
 
@@ -241,9 +243,8 @@ class FromGradients(Backward):
         losses = torch.stack(figures.losses).double()
         on_host = torch.cat([inner.flatten(), losses]).cpu()  # the step's one copy from the device
         figures.gramian = on_host[: tasks * tasks].view(tasks, tasks)
-        finite = torch.isfinite(figures.gramian).all(dim=1) & torch.isfinite(on_host[-tasks:])
-        if not bool(finite.all()):
-            figures.nonfinite = figures.present[int((~finite).nonzero()[0])]
+        figures.nonfinite = _first_bad(figures.present, figures.gramian, on_host[-tasks:])
+        if figures.nonfinite is not None:
             return None
         with torch.no_grad():
             weights = self.weighting.weights(figures.gramian, on_host[-tasks:])
@@ -256,13 +257,13 @@ class FromGradients(Backward):
     ) -> StepFigures:
         assert isinstance(self.weighting, JacobianWeighting)
         assert self.rows is not None
+        losses = torch.stack(figures.losses)
         figures.gramian = gramian(rows).cpu()
-        if not bool(torch.isfinite(figures.gramian).all()):
-            bad = ~torch.isfinite(figures.gramian).all(dim=1)
-            figures.nonfinite = figures.present[int(bad.nonzero()[0])]
+        figures.nonfinite = _first_bad(figures.present, figures.gramian, losses.cpu())
+        if figures.nonfinite is not None:
             return figures
         with torch.no_grad():
-            self.rows.apply(self.weighting.direction(rows, torch.stack(figures.losses)))
+            self.rows.apply(self.weighting.direction(rows, losses))
         self._give_own(own, None)
         return figures
 
@@ -272,11 +273,13 @@ class FromGradients(Backward):
         if self.weighting.heads == "weighted" and weights is not None:
             scales = weights.tolist()
         for gradients, scale in zip(own, scales, strict=True):
+            if not gradients:  # all of the task's own parameters are frozen
+                continue
             # New tensors: what autograd returns may be shared between parameters, and clipping
             # works in place.
             scaled = torch._foreach_mul(list(gradients.values()), scale)
             for parameter, gradient in zip(gradients, scaled, strict=True):
-                parameter.grad = gradient
+                parameter.grad = _laid_out_as(parameter, gradient)
 
 
 def add_own(
@@ -291,6 +294,22 @@ def add_own(
             continue
         part = gradient if share == 1 else gradient * share
         own[parameter] = own[parameter] + part if parameter in own else part
+
+
+def _first_bad(present: Sequence[int], inner: Tensor, losses: Tensor) -> int | None:
+    """The first task with a loss or gradient that is not finite; all on the host.
+
+    The diagonal tells: a gradient with a NaN spoils its inner products with all others, too.
+    """
+    finite = torch.isfinite(inner.diagonal()) & torch.isfinite(losses)
+    return None if bool(finite.all()) else present[int((~finite).nonzero()[0])]
+
+
+def _laid_out_as(parameter: nn.Parameter, gradient: Tensor) -> Tensor:
+    """The gradient in the parameter's memory order: fused optimizers do not look at strides."""
+    if gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
 
 
 def _trainable(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:

@@ -96,10 +96,12 @@ def check_compatible(
                 f"and architecture={architecture_name} on this dataset gives them several. Use "
                 "gradients.at=parameters, or architecture=hps with a dataset of one stream."
             )
-        if place == "last_layer" and not architecture.last_shared_layer():
+        if place == "last_layer" and not any(
+            parameter.requires_grad for parameter in architecture.last_shared_layer()
+        ):
             raise UserError(
-                f"{chosen} with gradients.at=last_layer needs a layer that all tasks share, and "
-                f"architecture={architecture_name} has none. Use gradients.at=parameters."
+                f"{chosen} with gradients.at=last_layer needs a trained layer that all tasks share, "
+                f"and architecture={architecture_name} has none. Use gradients.at=parameters."
             )
         if not sampler.joint:
             raise UserError(

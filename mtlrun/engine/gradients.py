@@ -44,8 +44,12 @@ class TaskGradients:
         self._reached = [False] * len(self.parameters)
 
     def _split(self, flat: Tensor, sizes: list[int]) -> list[Tensor]:
+        """Cells laid out in memory as their parameters: fused optimizers do not look at strides."""
         parts = flat.split(sizes)
-        return [part.view(p.shape) for part, p in zip(parts, self.parameters, strict=True)]
+        return [
+            part.as_strided(p.shape, torch.empty_like(p).stride())
+            for part, p in zip(parts, self.parameters, strict=True)
+        ]
 
     def start(self) -> None:
         """Forget which parameters the tasks of the last step reached."""
@@ -68,14 +72,12 @@ class TaskGradients:
                 reached_gradients.append(gradient)
             elif not add:
                 cells[index].zero_()
+        if not reached_cells:
+            return
         if add:
             torch._foreach_add_(reached_cells, reached_gradients)
         else:
             torch._foreach_copy_(reached_cells, reached_gradients)
-
-    def clear(self, row: int) -> None:
-        """Set a row to zero."""
-        self.buffer[row].zero_()
 
     def rows(self, tasks: int) -> Tensor:
         """The Jacobian of this step, [tasks, P]: a view of the kept buffer."""

@@ -122,6 +122,7 @@ class TrainingStep:
             epoch: counted from 0.
             step: steps done before, over the whole run.
         """
+        batches = [batch for batch in batches if labelled(batch, self.names)]
         present = tuple(
             sorted({index for batch in batches for index in labelled(batch, self.names)})
         )
