@@ -6,6 +6,7 @@ What is drawn is a few numbers a row, on the CPU: a GPU run sees the same crops 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -98,6 +99,7 @@ class Resampler:
         row = torch.arange(height, device=device).mul_(2).add_(1).unsqueeze(0)  # [1, H]
         column = torch.arange(width, device=device).mul_(2).add_(1).unsqueeze(0)
         column = torch.where(self.sign.view(-1, 1) < 0, 2 * width - column, column)  # [N, W]
+        # For each axis: where the crop starts, how far along it a pixel lies, and in what units.
         self._row = (corner[0], row * extent[0], 2 * height)
         self._column = (corner[1], column * extent[1], 2 * width)
 
@@ -107,12 +109,7 @@ class Resampler:
         Args:
             maps: [N, H, W] or [N, C, H, W], any type.
         """
-        corner, twice, denominator = self._row
-        rows = corner + twice.div(denominator, rounding_mode="floor")  # [N, H]
-        corner, twice, denominator = self._column
-        columns = corner + twice.div(denominator, rounding_mode="floor")  # [N, W]
-        places = (rows.unsqueeze(2) * self.size[1] + columns.unsqueeze(1)).flatten(1)
-        flat = maps.flatten(-2)
+        flat, places = maps.flatten(-2), self._places
         if flat.dim() == 3:
             places = places.unsqueeze(1).expand(-1, flat.shape[1], -1)
         return flat.gather(-1, places).view(maps.shape)
@@ -132,6 +129,15 @@ class Resampler:
         return F.grid_sample(
             images.float(), grid, mode="bilinear", padding_mode="border", align_corners=False
         )
+
+    @cached_property
+    def _places(self) -> Tensor:
+        """Where each pixel's nearest neighbour is in the flattened map, int64 [N, H * W]."""
+        rows, columns = (
+            corner + twice.div(denominator, rounding_mode="floor")
+            for corner, twice, denominator in (self._row, self._column)
+        )
+        return (rows.unsqueeze(2) * self.size[1] + columns.unsqueeze(1)).flatten(1)
 
     @staticmethod
     def _along(places: tuple[Tensor, Tensor, int], length: int) -> Tensor:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -93,28 +94,39 @@ def display(kind: str, console: Console, epochs: int, steps: int, done: int) -> 
 
 
 def result_table(result: Mapping[str, Any]) -> Table:
-    """A run's result: a row a metric, with the task's loss ratio and weight."""
-    selected = "test" if result["select_on"] == "test" else "val"
+    """A run's result: a row a metric, with the task's loss ratio and weight. Fits 80 columns."""
+    split = "test" if result["select_on"] == "test" else "val"
     table = Table(
         title=f"{result['dataset']}: {result['method']}, seed {result['seed']}",
         title_justify="left",
+        caption=f"test: the model of {_selected(result)}, the best on {split}. loss ratio: mean "
+        "training loss of the last epoch by the first loss. weight: of the last step.",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
     )
-    table.add_column("task")
-    table.add_column("metric")
-    for name in (f"{selected} final", f"{selected} best", "test", "loss ratio", "weight"):
-        table.add_column(name, justify="right")
+    for name in ("task", "metric"):
+        table.add_column(name, no_wrap=True, overflow="fold")
+    figures_of = (f"{split}\nfinal", f"{split}\nbest", "of\nepoch", "test", "loss\nratio", "weight")
+    for name in figures_of:
+        table.add_column(name, justify="right", no_wrap=True)
     for task, values in result["tasks"].items():
-        for number, (metric, figures) in enumerate(values["metrics"].items()):
+        of_task = [_shown(values["loss"]["loss_ratio"]), _shown(values["weight"])]
+        for metric, figures in values["metrics"].items():
             arrow = "↑" if figures["higher_is_better"] else "↓"
-            best = f"{_shown(figures['best'])} (epoch {figures['best_epoch']})"
-            row = [_shown(figures["final"]), best, _shown(figures["test"])]
-            of_task = [_shown(values["loss"]["loss_ratio"]), _shown(values["weight"])]
-            table.add_row(
-                *(task if number == 0 else "", f"{metric} {arrow}", *row),
-                *(of_task if number == 0 else ["", ""]),
-                end_section=number == len(values["metrics"]) - 1,
-            )
+            shown = [_shown(figures["final"]), _shown(figures["best"]), str(figures["best_epoch"])]
+            table.add_row(task, f"{metric} {arrow}", *shown, _shown(figures["test"]), *of_task)
+            task, of_task = "", ["", ""]
+        table.add_section()
     return table
+
+
+def _selected(result: Mapping[str, Any]) -> str:
+    """The epoch that was selected; for independent networks each task's."""
+    chosen = result["selected_epoch"]
+    if isinstance(chosen, dict):
+        return ", ".join(f"epoch {epoch} ({task})" for task, epoch in chosen.items())
+    return f"epoch {chosen}"
 
 
 def _shown(value: float | None) -> str:
