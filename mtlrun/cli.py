@@ -5,6 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,6 +124,7 @@ def _train(arguments: list[str]) -> int:
     schema.register()
     OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
     FAILED.clear()
+    _composed.cache_clear()
     sys.argv = [sys.argv[0], *arguments]
     app = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")(
         _job
@@ -164,7 +166,7 @@ def _job(config: "DictConfig") -> None:
 
     from mtlrun.config import Config, choices_of, validate
 
-    hydra_config = HydraConfig.get()
+    hydra_config: Any = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
     groups, changed = _changes(config, hydra_config)
     try:
@@ -187,22 +189,24 @@ def _job(config: "DictConfig") -> None:
 
 
 def _changes(config: Any, hydra_config: Any) -> tuple[dict[str, str], dict[str, Any]]:
-    """What makes the run differ from its dataset's recipe, asked of the running Hydra app."""
+    """What makes the run differ from its dataset's recipe."""
+    from mtlrun.config import changed_settings
+
+    name = hydra_config.job.config_name
+    return changed_settings(config, hydra_config, lambda given: _composed(name, tuple(given)))
+
+
+@cache
+def _composed(config_name: str, overrides: tuple[str, ...]) -> "DictConfig":
+    """What the running Hydra app makes of overrides; jobs ask for the same ones again and again."""
     from hydra.core.global_hydra import GlobalHydra
     from hydra.types import RunMode
 
-    from mtlrun.config import changed_settings
-
     loader = GlobalHydra.instance().config_loader()
-    name = hydra_config.job.config_name
-
-    def compose(overrides: Sequence[str]) -> "DictConfig":
-        composed: DictConfig = loader.load_configuration(
-            config_name=name, overrides=list(overrides), run_mode=RunMode.RUN
-        )
-        return composed
-
-    return changed_settings(config, hydra_config, compose)
+    composed: DictConfig = loader.load_configuration(
+        config_name=config_name, overrides=list(overrides), run_mode=RunMode.RUN
+    )
+    return composed
 
 
 def _run_folder(*, _root_: Any) -> str:

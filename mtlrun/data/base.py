@@ -65,7 +65,8 @@ class TensorSource(Source):
 
     def rows(self, indices: Tensor) -> tuple[Tensor, Targets]:
         """See :meth:`Source.rows`."""
-        return self.inputs[indices], {name: t[indices] for name, t in self.targets.items()}
+        rows = self.inputs.index_select(0, indices)
+        return rows, {name: t.index_select(0, indices) for name, t in self.targets.items()}
 
     def select(self, tasks: Sequence[str]) -> "TensorSource":
         """See :meth:`Source.select`."""

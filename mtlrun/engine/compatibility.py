@@ -100,7 +100,7 @@ def check_compatible(
             parameter.requires_grad for parameter in architecture.last_shared_layer()
         ):
             raise UserError(
-                f"{chosen} with gradients.at=last_layer needs a trained layer that all tasks share, "
+                f"{chosen} with gradients.at=last_layer needs a layer that all tasks share and train, "
                 f"and architecture={architecture_name} has none. Use gradients.at=parameters."
             )
         if not sampler.joint:

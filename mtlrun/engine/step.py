@@ -109,9 +109,9 @@ class TrainingStep:
         self._clip_groups = self._independent_parameters() if clip_norm is not None else []
 
     def _independent_parameters(self) -> list[list[nn.Parameter]]:
-        groups = self.model.independent_groups()
-        if len(groups) == 1:
+        if self.model.shared_parameters():
             return [list(self.model.parameters())]
+        groups = self.model.independent_groups()
         return [[p for task in group for p in self.model.own_parameters(task)] for group in groups]
 
     def __call__(self, batches: Sequence[Batch], epoch: int, step: int) -> StepFigures:

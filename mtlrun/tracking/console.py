@@ -130,4 +130,6 @@ def _selected(result: Mapping[str, Any]) -> str:
 
 
 def _shown(value: float | None) -> str:
-    return "-" if value is None or math.isnan(value) else f"{value:.4g}"
+    if value is None or math.isnan(value):
+        return "-"
+    return f"{value:.4f}" if 1e-3 < abs(value) < 1 else f"{value:.4g}"

@@ -44,11 +44,11 @@ class Command:
     Args:
         arguments: of the command.
         directory: it is given in.
+        output: name of the file for what it prints.
     """
 
-    def __init__(self, arguments: list[str], directory: Path) -> None:
-        self.directory = directory
-        self.output = directory / "output.txt"
+    def __init__(self, arguments: list[str], directory: Path, output: str) -> None:
+        self.output = directory / output
         self._began = self.output.stat().st_size if self.output.exists() else 0
         self.process = CONTEXT.Process(target=_execute, args=(arguments, directory, self.output))
         self.process.start()
@@ -100,10 +100,9 @@ class Command:
         return self.wait()
 
 
-def mtlrun(directory: Path, *arguments: str) -> Command:
+def mtlrun(directory: Path, *arguments: str, output: str = "output.txt") -> Command:
     """Start the command in ``directory``."""
-    directory.mkdir(parents=True, exist_ok=True)
-    return Command(list(arguments), directory)
+    return Command(list(arguments), directory, output)
 
 
 # -- moments of a run -------------------------------------------------------------------------------

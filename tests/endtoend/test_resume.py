@@ -1,98 +1,221 @@
-"""Runs that are killed, stopped, or run out of disk, and go on as if nothing had happened."""
+"""Runs that are killed, stopped or damaged, and go on as if nothing had happened."""
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from commands import Command, Moment, assert_same_run, mtlrun, only_run
+from commands import Moment, assert_same_run, checkpoint, csv_files, mtlrun, only_run
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+if TYPE_CHECKING:
+    from conftest import Undisturbed
 
 SHORT = (
     "epochs=3",
     "batch_size=4",
     "engine.log_every=7",
     "engine.checkpoint_minutes=0.0005",
-    "tracking.tensorboard=false",
 )
 """Three epochs of some tenths of a second, with several checkpoints in each."""
+NO_EVENTS = "tracking.tensorboard=false"
 
-Undisturbed = Callable[..., Path]
 Condition = Callable[[], bool]
+MomentOf = Callable[[Moment], Condition]
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
-    """The folder of a run that nothing happened to; each is done once."""
-    done: dict[tuple[str, ...], Path] = {}
-
-    def run(*arguments: str) -> Path:
-        if arguments not in done:
-            directory = tmp_path_factory.mktemp("undisturbed")
-            mtlrun(directory, *arguments).finish()
-            done[arguments] = only_run(directory)
-        return done[arguments]
-
-    return run
-
-
-def before_the_first_checkpoint(moment: Moment) -> Condition:
+def start(moment: Moment) -> Condition:
+    """Before the first checkpoint."""
     return moment.row("losses.csv", "1")
 
 
-def within_an_epoch(moment: Moment) -> Condition:
-    """Rows are written that the newest checkpoint does not know."""
+def epoch(moment: Moment) -> Condition:
+    """In the middle of an epoch: rows are written that the newest checkpoint does not know."""
     return moment.then_grows(moment.replaced("checkpoints/last.pt", times=2), "losses.csv")
 
 
-def the_best_is_written(moment: Moment) -> Condition:
+def writing(moment: Moment) -> Condition:
+    """While a checkpoint is written."""
+    progress = moment.replaced("checkpoints/last.pt")
+    return lambda: progress() and moment.exists("checkpoints/fresh.tmp")()
+
+
+def best(moment: Moment) -> Condition:
+    """Just after ``best.pt`` was written, and before the checkpoint that knows of it."""
     return moment.replaced("checkpoints/best.pt")
 
 
-def while_a_checkpoint_is_written(moment: Moment) -> Condition:
-    begun = moment.replaced("checkpoints/last.pt")
-    return lambda: begun() and moment.exists("checkpoints/fresh.tmp")()
-
-
-def in_the_last_epoch(moment: Moment) -> Condition:
+def end(moment: Moment) -> Condition:
+    """Near the end: the last epoch is evaluated."""
     return moment.row("metrics.csv", "3")
 
 
-MOMENTS = (
-    before_the_first_checkpoint,
-    within_an_epoch,
-    while_a_checkpoint_is_written,
-    the_best_is_written,
-    in_the_last_epoch,
-)
-
-
-def kill(
-    directory: Path, moments: tuple[Callable[[Moment], Condition], ...], *arguments: str
-) -> None:
-    """Start the same command again and again, and kill it at each of these moments."""
-    for moment in moments:
-        condition = moment(Moment(directory))
-        mtlrun(directory, *arguments).until(condition).kill()
-        assert not (only_run(directory) / "result.json").exists()
-
-
 @pytest.mark.parametrize(
-    "settings",
+    ("settings", "moments"),
     [
-        ("weighting=equal",),
-        ("weighting=gradnorm",),
-        ("weighting=mgda",),
-        ("weighting=dwa",),
-        ("weighting=pcgrad", "gradients.every=3"),
-        ("weighting=equal", "engine.workers=2"),
+        ("weighting=equal", (start, best, writing)),
+        ("weighting=gradnorm", (start, epoch, writing, best, end)),
+        ("weighting=mgda", (epoch, end)),
+        ("weighting=dwa", (epoch, best, end)),
+        ("weighting=pcgrad gradients.every=3", (epoch, writing)),
+        ("weighting=equal engine.workers=2", (start, epoch)),
     ],
-    ids=",".join,
 )
 def test_killed_again_and_again(
-    settings: tuple[str, ...], tmp_path: Path, undisturbed: Undisturbed
+    settings: str, moments: tuple[MomentOf, ...], tmp_path: Path, undisturbed: "Undisturbed"
 ) -> None:
-    kill(tmp_path, MOMENTS, *SHORT, *settings)
-    mtlrun(tmp_path, *SHORT, *settings).finish()
-    without_workers = [setting for setting in settings if "workers" not in setting]
-    assert_same_run(only_run(tmp_path), undisturbed(*SHORT, *without_workers))
+    arguments = [*SHORT, NO_EVENTS, *settings.split()]
+    for moment in moments:
+        condition = moment(Moment(tmp_path))
+        mtlrun(tmp_path, *arguments).until(condition).kill()
+        assert not (only_run(tmp_path) / "result.json").exists()
+    mtlrun(tmp_path, *arguments).finish()
+    # Processes that read data change no figure, so the run with them is compared with one without.
+    reference = undisturbed(*(a for a in arguments if not a.startswith("engine.workers")))
+    assert_same_run(only_run(tmp_path), reference)
+
+
+@pytest.mark.data
+def test_multimnist_killed(shared_data: Path, tmp_path: Path, undisturbed: "Undisturbed") -> None:
+    arguments = (
+        "dataset=multimnist",
+        f"dataset.root={shared_data / 'mnist'}",
+        "dataset.train_rows=2000",
+        "weighting=gradnorm",
+        "epochs=3",
+        "batch_size=32",
+        "engine.checkpoint_minutes=0.002",
+        NO_EVENTS,
+    )
+    for moment in (start, epoch, best):
+        condition = moment(Moment(tmp_path))
+        mtlrun(tmp_path, *arguments).until(condition).kill()
+    mtlrun(tmp_path, *arguments).finish()
+    assert_same_run(only_run(tmp_path), undisturbed(*arguments))
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """The curves that TensorBoard draws of a run, by tag."""
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    return {
+        tag: [(event.step, event.value) for event in events.Scalars(tag)]
+        for tag in events.Tags()["scalars"]
+    }
+
+
+def test_a_process_from_the_shell_killed_with_tensorboard(
+    tmp_path: Path, undisturbed: "Undisturbed"
+) -> None:
+    arguments = [*SHORT, "weighting=pcgrad"]
+    shell = [sys.executable, "-m", "mtlrun", *arguments]
+    condition = epoch(Moment(tmp_path))
+    process = subprocess.Popen(shell, cwd=tmp_path)
+    while not condition():
+        assert process.poll() is None
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    subprocess.run(shell, cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
+    folder, reference = only_run(tmp_path), undisturbed(*arguments)
+    assert_same_run(folder, reference)
+    assert len(list(folder.glob("events.*"))) == 2
+    drawn, expected = scalars(folder), scalars(reference)
+    assert {"train/loss/digit", "train/cosine/digit-ink", "val/ink/r2"} < expected.keys()
+    assert drawn == expected
+
+
+# -- asked to stop -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_asked_to_stop_by_the_terminal_and_by_the_system(
+    workers: int, tmp_path: Path, undisturbed: "Undisturbed"
+) -> None:
+    arguments = [*SHORT, NO_EVENTS, f"engine.workers={workers}"]
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        running = mtlrun(tmp_path, *arguments).until(epoch(Moment(tmp_path)))
+        # A terminal's Ctrl-C reaches the whole process group, and so the processes that read data.
+        exit_code, printed = running.send(number, group=True)
+        assert exit_code == code, printed
+        state = checkpoint(only_run(tmp_path), "last.pt")
+        place = f"Stopped at step {state['steps']} (epoch {state['epoch'] + 1})"
+        assert f"{place}; the checkpoint is written." in printed
+        assert "Repeat the same command to go on from here." in printed
+        assert place in (only_run(tmp_path) / "run.log").read_text()
+        assert "Traceback" not in printed
+    mtlrun(tmp_path, *arguments).finish()
+    assert_same_run(only_run(tmp_path), undisturbed(*SHORT, NO_EVENTS))
+
+
+def test_a_request_in_the_last_evaluation_is_not_lost(tmp_path: Path) -> None:
+    """A sweep must not go on with its next job when its last epoch was asked to stop."""
+    arguments = ["-m", *SHORT, NO_EVENTS, "seed=0,1"]
+    running = mtlrun(tmp_path, *arguments).until(Moment(tmp_path).row("metrics.csv", "3"))
+    code, printed = running.send(signal.SIGINT)
+    assert code == 130, printed
+    assert only_run(tmp_path).name == "seed=0"
+
+
+# -- damage ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def interrupted(tmp_path: Path) -> Path:
+    """The folder of a run that was killed in the middle of an epoch."""
+    mtlrun(tmp_path, *SHORT, NO_EVENTS).until(epoch(Moment(tmp_path))).kill()
+    return only_run(tmp_path)
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    interrupted: Path, tmp_path: Path, undisturbed: "Undisturbed"
+) -> None:
+    truncate(interrupted / "checkpoints/last.pt")
+    mtlrun(tmp_path, *SHORT, NO_EVENTS).finish()
+    log = (interrupted / "run.log").read_text()
+    assert "last.pt is damaged or is no checkpoint" in log
+    assert "Going on from the checkpoint before it." in log
+    assert "resumed at epoch" in log
+    assert_same_run(interrupted, undisturbed(*SHORT, NO_EVENTS))
+
+
+def test_without_a_whole_checkpoint_the_run_starts_again(
+    interrupted: Path, tmp_path: Path, undisturbed: "Undisturbed"
+) -> None:
+    truncate(interrupted / "checkpoints/last.pt")
+    (interrupted / "checkpoints/previous.pt").write_bytes(b"no checkpoint")
+    printed = mtlrun(tmp_path, *SHORT, NO_EVENTS).finish()
+    for text in (printed, (interrupted / "run.log").read_text()):
+        assert "previous.pt is damaged" in text
+        assert "No checkpoint is whole: the run starts again." in text
+    assert_same_run(interrupted, undisturbed(*SHORT, NO_EVENTS))
+
+
+def test_a_changed_csv_file_is_refused(interrupted: Path, tmp_path: Path) -> None:
+    truncate(interrupted / "losses.csv")
+    before = csv_files(interrupted)
+    code, printed = mtlrun(tmp_path, *SHORT, NO_EVENTS).wait()
+    assert code == 1
+    assert "losses.csv is shorter than the run's checkpoint says" in printed
+    assert "Delete the run's folder to start it again." in printed
+    assert csv_files(interrupted) == before
+
+
+# -- one process a folder ----------------------------------------------------------------------------
+
+
+def test_a_second_process_is_refused(tmp_path: Path, undisturbed: "Undisturbed") -> None:
+    arguments = [*SHORT, NO_EVENTS]
+    first = mtlrun(tmp_path, *arguments).until(epoch(Moment(tmp_path)))
+    second = mtlrun(tmp_path, *arguments, output="second.txt")
+    code, printed = second.wait()
+    assert code == 1
+    assert f"is in use: process {first.process.pid} on " in printed
+    first.finish()
+    assert_same_run(only_run(tmp_path), undisturbed(*arguments))

@@ -1,4 +1,4 @@
-"""Small models, batches and weightings for the engine's tests, and plain autograd to compare with."""
+"""Small models, batches and weightings for the engine's tests, and plain autograd beside them."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mtlrun.data.base import Dataset, Source, Targets, TensorSource
+from mtlrun.engine.backward import StepFigures
 from mtlrun.engine.step import TrainingStep, parameter_groups
 from mtlrun.models.architectures.hps import HPS
 from mtlrun.models.backbones.base import Backbone
@@ -30,7 +31,7 @@ WIDTH = 6
 Heads = Literal["weighted", "unweighted"]
 
 
-# -- tasks, models, batches -------------------------------------------------------------------------
+# -- tasks, models, batches -----------------------------------------------------------------------
 
 
 def toy_tasks() -> dict[str, Task]:
@@ -98,7 +99,7 @@ def toy_batch(
     return {"rows": StreamBatch(inputs, targets, tuple(present))}
 
 
-# -- weightings -------------------------------------------------------------------------------------
+# -- weightings -----------------------------------------------------------------------------------
 
 
 class Given(GramianWeighting):
@@ -143,7 +144,12 @@ def training_step(
     return TrainingStep(model, tasks, weighting, chosen, seed=SEED, place=place, **options)
 
 
-# -- plain autograd ---------------------------------------------------------------------------------
+def weights_of(figures: StepFigures) -> list[float]:
+    assert figures.weights is not None
+    return [float(weight) for weight in figures.weights]
+
+
+# -- plain autograd -------------------------------------------------------------------------------
 
 
 @dataclass
@@ -183,7 +189,9 @@ class Plain:
 
     def combined(self, weights: Mapping[str, float], name: str) -> Tensor | None:
         """The weighted sum of the task gradients on one parameter."""
-        parts = [w * self.gradients[task][name] for task, w in weights.items() if self._has(task, name)]
+        parts = [
+            w * self.gradients[task][name] for task, w in weights.items() if self._has(task, name)
+        ]
         return sum(parts[1:], parts[0]) if parts else None
 
     def _has(self, task: str, name: str) -> bool:
@@ -262,7 +270,7 @@ def gradients_of(model: nn.Module) -> dict[str, Tensor | None]:
     return {n: None if p.grad is None else p.grad.clone() for n, p in model.named_parameters()}
 
 
-# -- comparisons ------------------------------------------------------------------------------------
+# -- comparisons ----------------------------------------------------------------------------------
 
 
 def assert_near(actual: Tensor | None, expected: Tensor | None, relative: float = 1e-5) -> None:
@@ -285,7 +293,7 @@ def assert_gramian(actual: Tensor, expected: Tensor, relative: float = 1e-5) -> 
     assert ((actual - actual.T) / scale).abs().max() <= 1e-6
 
 
-# -- datasets ---------------------------------------------------------------------------------------
+# -- datasets -------------------------------------------------------------------------------------
 
 
 class Toy(Dataset):
@@ -314,7 +322,7 @@ class Toy(Dataset):
 def numbered(rows: int, tasks: Sequence[str], **labelled: Tensor) -> TensorSource:
     """Rows whose input is their number, and whose target is ten times that."""
     numbers = torch.arange(rows, dtype=torch.float32)
-    targets = {task: numbers * 10 for task in tasks}
+    targets = dict.fromkeys(tasks, numbers * 10)
     for task, mask in labelled.items():
         targets[task] = torch.where(mask, targets[task], torch.nan)
     return TensorSource(numbers.unsqueeze(1), targets)

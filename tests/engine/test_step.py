@@ -22,6 +22,7 @@ from engine_toys import (
     toy_batch,
     toy_tasks,
     training_step,
+    weights_of,
 )
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
@@ -73,7 +74,7 @@ def assert_equal_models(one: nn.Module, other: nn.Module) -> None:
     assert all(torch.equal(state[key], expected[key]) for key in state)
 
 
-# -- the hand-written loop --------------------------------------------------------------------------
+# -- the hand-written loop ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("make", [adam, fused_adam, sgd])
@@ -106,8 +107,7 @@ def test_equal_weights_are_a_plain_loop_to_the_last_bit(
 
         assert_equal_models(model, plain)
         assert [loss.item() for loss in figures.losses] == [loss.item() for loss in losses]
-        assert figures.weights is not None
-        assert figures.weights.tolist() == [1, 1, 1]
+        assert weights_of(figures) == [1, 1, 1]
     assert clip_norm is None or max(norms) > clip_norm
 
 
@@ -123,7 +123,7 @@ def test_the_clipped_gradient_has_the_norm_asked_for() -> None:
         torch.testing.assert_close(clipped.grad, whole.grad / 3, rtol=1e-4, atol=1e-7)
 
 
-# -- independent networks ---------------------------------------------------------------------------
+# -- independent networks -------------------------------------------------------------------------
 
 
 def single_task_model(names: Sequence[str]) -> tuple[MultiTaskModel, dict[str, Task]]:
@@ -166,7 +166,7 @@ def _norm(parameters: Sequence[nn.Parameter]) -> float:
     return torch.stack(grads).norm().item()
 
 
-# -- the weighting's own parameters -----------------------------------------------------------------
+# -- the weighting's own parameters ---------------------------------------------------------------
 
 
 def test_a_methods_parameters_are_in_a_group_of_their_own() -> None:
@@ -193,12 +193,11 @@ def test_a_methods_parameters_are_neither_decayed_nor_clipped() -> None:
     gradient = 0.5 - 0.5 * torch.exp(torch.tensor(-0.4)) * losses
     torch.testing.assert_close(weighting.log_scale.grad, gradient)
     torch.testing.assert_close(weighting.log_scale.detach(), 0.4 - 0.1 * gradient)
-    assert figures.weights is not None
-    torch.testing.assert_close(figures.weights, torch.full((3,), 0.5).mul(0.670320046))
+    assert weights_of(figures) == pytest.approx([0.5 * 0.670320046] * 3)
     assert _norm(list(model.parameters())) == pytest.approx(1e-3, rel=1e-3)
 
 
-# -- accumulation -----------------------------------------------------------------------------------
+# -- accumulation ---------------------------------------------------------------------------------
 
 
 def partial_batches() -> list[Batch]:
@@ -228,8 +227,7 @@ def test_accumulation_is_exact(method: str, check: bool) -> None:
     figures = step(partial_batches(), 0, 0)
 
     assert_near(torch.stack(figures.losses), torch.stack([m.detach() for m in means]), 1e-6)
-    assert figures.weights is not None
-    assert figures.weights.tolist() == pytest.approx(list(weights.values()), rel=1e-6)
+    assert weights_of(figures) == pytest.approx(list(weights.values()), rel=1e-6)
     for name, gradient in gradients_of(model).items():
         assert_near(gradient, plain.combined(weights, name))
     if isinstance(weighting, Uncertainty):
@@ -263,7 +261,7 @@ def test_accumulation_over_equal_parts_is_the_whole_batch() -> None:
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
-# -- absent tasks, NaN ------------------------------------------------------------------------------
+# -- absent tasks, NaN ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("make", [adam, sgd])
@@ -329,7 +327,7 @@ def test_a_bad_loss_changes_nothing_and_is_named(accumulate: int) -> None:
     assert weighting.moved == 2
 
 
-# -- what a weighting is shown ----------------------------------------------------------------------
+# -- what a weighting is shown --------------------------------------------------------------------
 
 
 class Geometric(LossWeighting):
@@ -352,8 +350,7 @@ def test_applied_weights_are_the_derivatives_by_the_losses() -> None:
     assert weighting.shown == (2, 31, (1, 2))
     b, c = (plain.losses[name].item() for name in ("b", "c"))
     mean = (b * c) ** 0.5
-    assert figures.weights is not None
-    assert figures.weights.tolist() == pytest.approx([mean / (2 * b), mean / (2 * c)], rel=1e-5)
+    assert weights_of(figures) == pytest.approx([mean / (2 * b), mean / (2 * c)], rel=1e-5)
     weights = {"b": mean / (2 * b), "c": mean / (2 * c)}
     for name, gradient in gradients_of(model).items():
         assert_near(gradient, plain.combined(weights, name))
