@@ -100,8 +100,8 @@ def check_compatible(
             parameter.requires_grad for parameter in architecture.last_shared_layer()
         ):
             raise UserError(
-                f"{chosen} with gradients.at=last_layer needs a layer that all tasks share and train, "
-                f"and architecture={architecture_name} has none. Use gradients.at=parameters."
+                f"{chosen} with gradients.at=last_layer needs a trained layer of all tasks, and "
+                f"architecture={architecture_name} has none. Use gradients.at=parameters."
             )
         if not sampler.joint:
             raise UserError(

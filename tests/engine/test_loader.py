@@ -278,11 +278,7 @@ def test_workers_start_an_epoch_anew_after_one_that_was_left() -> None:
 
 def test_augmentation_is_addressed_by_epoch_step_and_stream() -> None:
     def noises(loader: TrainLoader, epoch: int, start: int, stream: str = "x") -> list[Tensor]:
-        return [
-            batch[stream].inputs % 1
-            for step in loader.epoch(epoch, start)
-            for batch in step
-        ]
+        return [batch[stream].inputs % 1 for step in loader.epoch(epoch, start) for batch in step]
 
     def fresh(**options) -> TrainLoader:
         return two_streams(noise=True, **options)
@@ -329,9 +325,7 @@ def test_maps_are_laid_out_channels_last_where_asked_for() -> None:
     source = TensorSource(torch.randn(4, 3, 5, 6), {"a": torch.zeros(4)})
     dataset = Toy({"train": {"x": source}, "val": {"x": source}}, {"x": X})
     placement = Placement(torch.device("cpu"), channels_last=True)
-    loader = EvaluationLoader(
-        dataset, "val", regressions("a"), batch_size=2, placement=placement
-    )
+    loader = EvaluationLoader(dataset, "val", regressions("a"), batch_size=2, placement=placement)
     for batch, _ in loader:
         assert batch["x"].inputs.is_contiguous(memory_format=torch.channels_last)
         assert not batch["x"].inputs.is_contiguous()
