@@ -112,6 +112,7 @@ def _train(
             engine.fit()
             test = engine.test()
     finally:
+        parts.loader.close()
         tracker.close()
     return _result(config, labels, engine, infos, test, threads)
 

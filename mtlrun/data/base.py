@@ -142,7 +142,12 @@ def carve(rows: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     """Split ``range(rows)`` at random into the kept and the carved-out indices, each sorted.
 
     The draw depends on ``seed`` of the dataset, not of the run: all runs see the same split.
+
+    Raises:
+        ValueError: ``fraction`` is not in [0, 1), or leaves nothing.
     """
+    if not 0 <= fraction < 1 or round(rows * fraction) == rows:
+        raise ValueError(f"a share of {fraction} of {rows} rows: use 0 or more, and less than 1")
     order = torch.randperm(rows, generator=generator(seed, "carve", rows))
     carved = round(rows * fraction)
     return order[carved:].sort().values, order[:carved].sort().values

@@ -1,9 +1,9 @@
 """Checkpoints: written atomically, read as data, one kept in reserve."""
 
+import hashlib
 import io
 import os
 import pickle
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,21 +13,29 @@ import torch
 from mtlrun.errors import UserError
 
 FORMAT = 1
+DIGEST = 32
+"""Bytes at the end of a file: the SHA-256 of those before. ``torch.load`` does not mind them."""
+
+
+class DamagedCheckpoint(UserError):
+    """A file that is not, bit by bit, what was once written."""
 
 
 def write(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a checkpoint: temporary file, fsync, rename.
+    """Write a checkpoint, with a digest of itself: temporary file, fsync, rename.
 
     Raises:
         OSError: where the disk is full, for example; what was at ``path`` before is untouched.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = io.BytesIO()
-    torch.save({"format": FORMAT, **state}, data)
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, **state}, buffer)
+    data = buffer.getbuffer()
     temporary = path.with_suffix(".tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(data.getbuffer())
+            file.write(data)
+            file.write(hashlib.sha256(data).digest())
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -62,16 +70,15 @@ def read(path: Path) -> dict[str, Any]:
     """Read a checkpoint as data: no code in it is run.
 
     Raises:
-        UserError: where the file is damaged or of another format.
+        DamagedCheckpoint: where the file is damaged, or holds anything but data.
+        UserError: where it has another format.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise zipfile.BadZipFile(f"{damaged} fails its checksum")
+        if not _is_whole(path):
+            raise DamagedCheckpoint(f"{path} is damaged or is no checkpoint: its digest differs.")
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise UserError(f"{path} is damaged or is no checkpoint: {error}.") from error
+    except (OSError, pickle.UnpicklingError, RuntimeError) as error:
+        raise DamagedCheckpoint(f"{path} is damaged or is no checkpoint: {error}.") from error
     if state.get("format") != FORMAT:
         raise UserError(
             f"{path} has checkpoint format {state.get('format')}, and this mtlrun reads {FORMAT}. "
@@ -80,11 +87,19 @@ def read(path: Path) -> dict[str, Any]:
     return state
 
 
+def _is_whole(path: Path) -> bool:
+    data = memoryview(path.read_bytes())
+    return hashlib.sha256(data[:-DIGEST]).digest() == data[-DIGEST:]
+
+
 def read_latest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
     """The newest whole checkpoint of a run, and what was wrong with newer ones.
 
     Returns:
         the state, or None where there is none to go on from; and remarks for the log.
+
+    Raises:
+        UserError: where the newest whole one has another format.
     """
     remarks: list[str] = []
     for name in ("last.pt", "previous.pt"):
@@ -93,6 +108,8 @@ def read_latest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
             continue
         try:
             return read(path), remarks
-        except UserError as error:
-            remarks.append(f"{error} Going on from the checkpoint before it.")
+        except DamagedCheckpoint as error:
+            remarks.append(str(error))
+    if remarks:
+        remarks.append("No checkpoint is whole: the run starts again.")
     return None, remarks

@@ -4,6 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,23 +142,24 @@ class Engine:
         parts.model.train()
         if self.steps_in_epoch == 0:
             parts.weighting.start_epoch(self.ledger.epoch_means)
-        for batches in parts.loader.epoch(self.epoch, self.steps_in_epoch):
-            figures = parts.step(batches, self.epoch, self.steps)
-            self.steps += 1
-            self.steps_in_epoch += 1
-            if figures.nonfinite is not None:
-                self._nonfinite(figures.nonfinite)
-            self.ledger.add(self.steps, figures)
-            if self.steps % self.schedule.log_every == 0 or self.steps == 1:
-                self._log_steps()
-            now = time.monotonic()
-            if self.stop.signal is not None:
-                self.seconds += now - began
-                self._stop()
-            if now - saved > 60 * self.schedule.checkpoint_minutes:
-                self.seconds += now - began
-                self._save()
-                began = saved = time.monotonic()
+        with closing(parts.loader.epoch(self.epoch, self.steps_in_epoch)) as steps:
+            for batches in steps:
+                figures = parts.step(batches, self.epoch, self.steps)
+                self.steps += 1
+                self.steps_in_epoch += 1
+                if figures.nonfinite is not None:
+                    self._nonfinite(figures.nonfinite)
+                self.ledger.add(self.steps, figures)
+                if self.steps % self.schedule.log_every == 0 or self.steps == 1:
+                    self._log_steps()
+                now = time.monotonic()
+                if self.stop.signal is not None:
+                    self.seconds += now - began
+                    self._stop()
+                if now - saved > 60 * self.schedule.checkpoint_minutes:
+                    self.seconds += now - began
+                    self._save()
+                    began = saved = time.monotonic()
         self.seconds += time.monotonic() - began
 
     def _nonfinite(self, task: int) -> None:
@@ -195,7 +197,7 @@ class Engine:
         text = self._summary(figures)
         self.log.info("epoch %d/%d  %s", self.epoch, self.schedule.epochs, text)
         self.tracker.display.epoch(self.epoch, text)
-        if self.stop.signal is not None and self.epoch < self.schedule.epochs:
+        if self.stop.signal is not None:
             self._stop()
 
     def _step_scheduler(self, figures: Figures) -> None:
@@ -284,6 +286,7 @@ class Engine:
         state, remarks = checkpoint.read_latest(self.folder)
         for remark in remarks:
             self.log.warning(remark)
+            self.tracker.display.note(remark)
         if state is None:
             self.tracker.open(None, 0)
             return
@@ -307,13 +310,16 @@ class Engine:
         self.epoch, self.steps_in_epoch = state["epoch"], state["steps_in_epoch"]
         self.steps, self.seconds = state["steps"], state["seconds"]
         self.tracker.open(state["tracker"], self.steps)
-        self.log.info("resumed at epoch %d, step %d", self.epoch + 1, self.steps)
+        place = f"step {self.steps}, after {self.epoch} of {self.schedule.epochs} epochs"
+        self.log.info("going on from %s", place)
+        self.tracker.display.note(f"Going on from {place}.")
 
     def _stop(self) -> None:
         self._save()
         assert self.stop.signal is not None
+        epoch = min(self.epoch + 1, self.schedule.epochs)
         raise Interrupted(
-            f"Stopped at step {self.steps} (epoch {self.epoch + 1}); the checkpoint is written. "
+            f"Stopped at step {self.steps} (epoch {epoch}); the checkpoint is written. "
             "Repeat the same command to go on from here.",
             128 + self.stop.signal,
         )

@@ -4,7 +4,8 @@ Which rows a step sees is a function of (seed, stream, epoch, step), so a run ca
 and the number of workers changes nothing.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import signal
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -69,6 +70,13 @@ def _as_read(rows: Rows) -> Rows:
     return rows
 
 
+def _leave_stopping_to_the_run(worker: int) -> None:
+    """A terminal's Ctrl-C and a scheduler's SIGTERM reach all processes; the run finishes its step."""
+    del worker
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 class _Feed:
     """Rows for a list of requests, read here or by workers that live as long as the feed."""
 
@@ -83,9 +91,14 @@ class _Feed:
                 sampler=self.requests,
                 num_workers=workers,
                 collate_fn=_as_read,  # type: ignore[arg-type]  # there is no list to collate
+                worker_init_fn=_leave_stopping_to_the_run,
                 persistent_workers=True,
                 pin_memory=pin,
             )
+
+    def close(self) -> None:
+        """Let the workers go."""
+        self.loader = None
 
     def read(self, requests: Sequence[dict[str, Tensor]]) -> Iterator[Rows]:
         if self.loader is None:
@@ -201,7 +214,11 @@ class TrainLoader:
             return epoch * self.batches[stream] + within
         return epoch * per_epoch + within
 
-    def epoch(self, epoch: int, start: int) -> Iterator[list[Batch]]:
+    def close(self) -> None:
+        """Let the processes that read go."""
+        self._feed.close()
+
+    def epoch(self, epoch: int, start: int) -> Generator[list[Batch], None, None]:
         """The steps of an epoch from number ``start`` on."""
         addresses: list[tuple[int, int]] = []
         requests: list[dict[str, Tensor]] = []

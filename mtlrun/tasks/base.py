@@ -47,7 +47,7 @@ class Task(ABC):
 
     metrics: ClassVar[Mapping[str, Metric]]
     dense: ClassVar[bool] = False
-    likelihood: ClassVar[Likelihood]
+    likelihood: Likelihood
     output_size: int
     initial_loss: float | None = None
 
@@ -73,7 +73,7 @@ class Task(ABC):
 
     @abstractmethod
     def compute(self, statistics: Statistics) -> dict[str, float]:
-        """The metrics of a whole split from its summed statistics, NaN where nothing is labelled."""
+        """The metrics of a split from its summed statistics, NaN where nothing is labelled."""
 
     def picture(self, values: Tensor) -> Tensor:
         """Colours for a dense task's targets or predictions.

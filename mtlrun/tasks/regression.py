@@ -57,7 +57,7 @@ class Regression(Task):
         self.kind = loss
         self.delta = 1.0 if delta is None else delta
         # The base declares it for the class, and here the chosen loss decides it.
-        self.likelihood = "laplace" if loss == "l1" else "gaussian"  # type: ignore[misc]
+        self.likelihood = "laplace" if loss == "l1" else "gaussian"
 
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Mean over labelled values.

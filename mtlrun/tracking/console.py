@@ -14,6 +14,9 @@ from rich.table import Table
 class Display(Protocol):
     """Shows how far a run is."""
 
+    def note(self, text: str) -> None:
+        """Something out of the ordinary."""
+
     def advance(self, step: int, epoch: int, losses: Sequence[Mapping[str, Any]]) -> None:
         """Steps done, the epoch from 1, and the latest rows of ``losses.csv``."""
 
@@ -26,6 +29,9 @@ class Display(Protocol):
 
 class Silent:
     """Shows nothing."""
+
+    def note(self, text: str) -> None:
+        """See :class:`Display`."""
 
     def advance(self, step: int, epoch: int, losses: Sequence[Mapping[str, Any]]) -> None:
         """See :class:`Display`."""
@@ -44,6 +50,10 @@ class Lines(Silent):
         self.console = console
         self.epochs = epochs
         self._last = -math.inf
+
+    def note(self, text: str) -> None:
+        """See :class:`Display`."""
+        self.console.print(text, highlight=False, soft_wrap=True)
 
     def epoch(self, epoch: int, text: str) -> None:
         """See :class:`Display`."""
@@ -67,6 +77,10 @@ class Bar(Silent):
         self.epochs = epochs
         self.bar = self.progress.add_task("", total=steps, completed=done, epoch="", text="")
         self.progress.start()
+
+    def note(self, text: str) -> None:
+        """See :class:`Display`."""
+        self.progress.console.print(text, highlight=False, soft_wrap=True)
 
     def advance(self, step: int, epoch: int, losses: Sequence[Mapping[str, Any]]) -> None:
         """See :class:`Display`."""

@@ -174,7 +174,7 @@ def test_epoch_means() -> None:
 
 
 def rows_as_text(ledger: Ledger, steps: Sequence[StepFigures], cuts: Sequence[int]) -> list[str]:
-    """Rows at every seventh step; after the steps ``cuts`` a new ledger resumes from a checkpoint."""
+    """Rows at every seventh step; a new ledger takes over after the steps ``cuts``."""
     texts = []
     for number, step in enumerate(steps, start=1):
         ledger.add(number, step)
