@@ -55,7 +55,7 @@ def located(settings: Settings, where: str) -> Callable[..., Any]:
         raise UserError(
             f"{where}._target_={target}: its module has an error: {error.value!r}."
         ) from error
-    if found is None:
+    if not callable(found):
         raise UserError(
             f"{where}._target_={target}: there is no such class. Check the name; modules in the "
             "working directory are found."
@@ -63,13 +63,16 @@ def located(settings: Settings, where: str) -> Callable[..., Any]:
     return found
 
 
-def check_arguments(settings: Settings, where: str, facts: Sequence[str] = ()) -> None:
+def check_arguments(
+    settings: Settings, where: str, facts: Sequence[str] = (), *, complete: bool = True
+) -> None:
     """Compare a component's settings with the signature of its class.
 
     Args:
         settings: the group's configuration.
         where: how the user names it, for example ``weighting``.
         facts: names of the arguments that are given at run time.
+        complete: whether all others must be among the settings.
 
     Raises:
         UserError: an argument that the class does not take, or one that it misses.
@@ -89,7 +92,7 @@ def check_arguments(settings: Settings, where: str, facts: Sequence[str] = ()) -
         required = parameter.default is parameter.empty and parameter.kind is not (
             parameter.VAR_POSITIONAL
         )
-        if required and name in settable and name not in settings:
+        if complete and required and name in settable and name not in settings:
             raise UserError(
                 f"{where}.{name} is missing: {target.__name__} needs it. Add +{where}.{name}=..."
             )
@@ -131,7 +134,9 @@ def check_settings(config: Config) -> None:
     check_arguments(config.optimizer, "optimizer", ("params",))
     if config.scheduler.get("_target_"):
         check_arguments(config.scheduler, "scheduler", ("optimizer",))
-    task_names(config)
+    for name in task_names(config):  # the data may bring some of a task's arguments
+        where = f"dataset.tasks.{name}"
+        check_arguments(config.dataset["tasks"][name], where, ("name",), complete=False)
 
 
 # -- tasks and data --------------------------------------------------------------------------------
@@ -158,6 +163,8 @@ def task_names(config: Config) -> list[str]:
     for name in config.tasks:
         if name not in known:
             raise UserError(f"tasks: this dataset has no task {name}. {did_you_mean(name, known)}")
+        if config.tasks.count(name) > 1:
+            raise UserError(f"tasks names {name} twice. Name each task once.")
     return [name for name in known if name in config.tasks]
 
 

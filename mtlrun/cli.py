@@ -51,7 +51,10 @@ def run_command(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         return 130
-    except UserError as error:
+    except BrokenPipeError:  # of `mtlrun list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        return 141
+    except (UserError, OSError) as error:
         if traceback_wanted:
             raise
         print(f"mtlrun: {error}", file=sys.stderr)
@@ -135,8 +138,8 @@ def _train(arguments: list[str]) -> int:
         if traceback_wanted:
             raise
         raise UserError(_explain(error)) from error
-    except Exception:
-        if traceback_wanted or not FAILED:
+    except Exception as error:
+        if traceback_wanted or all(error is not failure for _, failure in FAILED):
             raise
     finally:
         if not traceback_wanted:

@@ -5,6 +5,7 @@ generator from (seed, purpose, where it is in training). So resuming needs no hi
 and figures depend neither on the number of workers nor on what is logged.
 """
 
+from functools import lru_cache
 from hashlib import blake2b
 
 import torch
@@ -30,8 +31,25 @@ def generator(
 
 
 def seed_global(seed: int, purpose: str, *address: int | str) -> None:
-    """Seed torch's global generators, for code that takes no generator (initialisers, dropout)."""
-    value = address_seed(seed, purpose, *address)
+    """Seed torch's global generators, for code that takes no generator (initialisers)."""
+    _set_global(address_seed(seed, purpose, *address))
+
+
+def seed_global_step(seed: int, purpose: str, epoch: int, step: int) -> None:
+    """Seed torch's global generators for one step (dropout): :func:`seed_global`, but cheaper.
+
+    The epoch's address is hashed once; steps are spread over the seeds by a multiplication with
+    2^64 over the golden ratio, as in Fibonacci hashing.
+    """
+    _set_global((_cached_seed(seed, purpose, epoch) ^ (step * GOLDEN)) & LARGEST_SEED)
+
+
+GOLDEN = 0x9E3779B97F4A7C15
+LARGEST_SEED = (1 << 63) - 1
+_cached_seed = lru_cache(maxsize=64)(address_seed)
+
+
+def _set_global(value: int) -> None:
     torch.default_generator.manual_seed(value)
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(value)

@@ -5,8 +5,9 @@ import logging
 import resource
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -65,7 +66,7 @@ def run(config: Config, folder: Path, labels: Labels, console: Console) -> Resul
         UserError: a setting, a file or the disk needs attention; nothing finished is lost.
         Interrupted: asked to stop; the checkpoint is written.
     """
-    with run_folder.locked(folder), _full_disk_explained(folder), _log_file(folder) as log:
+    with run_folder.locked(folder), _log_file(folder) as log, _full_disk_explained(folder):
         run_folder.claim(folder, asdict(config), WITHOUT_EFFECT)
         result = run_folder.finished(folder)
         if result is not None:
@@ -327,22 +328,47 @@ def _show(result: Result, folder: Path, config: Config, console: Console) -> Non
 
 @contextmanager
 def _full_disk_explained(folder: Path) -> Iterator[None]:
+    def ended(thread: threading.ExceptHookArgs) -> None:
+        if not _is_full_disk(thread.exc_value):
+            report(thread)
+
+    # TensorBoard's writing thread reports its error here; it is raised again where it is closed.
+    report, threading.excepthook = threading.excepthook, ended
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not _is_full_disk(error):
             raise
         raise UserError(
             f"No space is left on the disk of {folder}. Every epoch finished before is safe: free "
             "some space and repeat the same command, and the run goes on from there."
         ) from error
+    finally:
+        threading.excepthook = report
+
+
+def _is_full_disk(error: BaseException | None) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+class _LogFile(logging.FileHandler):
+    """A log that a full disk cuts short, and nothing more: the run itself says what happened."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # logging's name
+        """Leave the record out."""
+        del record
+
+    def close(self) -> None:
+        """Close, whether or not the last record fits."""
+        with suppress(OSError):
+            super().close()
 
 
 @contextmanager
 def _log_file(folder: Path) -> Iterator[logging.Logger]:
     """The run's log, with the error that ended it, if one did."""
     log = logging.Logger("mtlrun")
-    handler = logging.FileHandler(folder / "run.log", encoding="utf-8")
+    handler = _LogFile(folder / "run.log", encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     try:

@@ -40,6 +40,9 @@ class StepFigures:
     nonfinite: int | None = None
 
 
+PLAIN = nullcontext()
+
+
 @dataclass
 class Forward:
     """How the network is called: in which precision, compiled or not.
@@ -61,6 +64,7 @@ class Forward:
     def __post_init__(self) -> None:
         self.names = tuple(self.tasks)
         self.device_type = next(self.model.parameters()).device.type
+        self.stream_of = self.model.architecture.stream_of
         self.architecture: Callable[..., dict[str, Tensor]] = self.model.architecture
         self.head_of: dict[str, Callable[[Tensor], Tensor]] = dict(self.model.head_of)
         if self.compiled:
@@ -73,7 +77,7 @@ class Forward:
         """Autocast to bfloat16, or nothing."""
         if self.amp:
             return torch.autocast(self.device_type, dtype=torch.bfloat16)
-        return nullcontext()
+        return PLAIN
 
     def features(self, batch: Batch, present: Sequence[int]) -> dict[str, Tensor]:
         """Features of the tasks named."""
@@ -89,7 +93,7 @@ class Forward:
     def target(self, batch: Batch, index: int) -> Tensor:
         """A task's target in a batch."""
         name = self.names[index]
-        return batch[self.model.architecture.stream_of[name]].targets[name]
+        return batch[self.stream_of[name]].targets[name]
 
     def loss(self, batch: Batch, index: int, features: Tensor) -> Tensor:
         """The scalar loss of a task from its features."""
@@ -100,6 +104,8 @@ class Forward:
 def labelled(batch: Batch, names: Sequence[str]) -> tuple[int, ...]:
     """Indices of the tasks that have a label in a batch, in the order of the run's tasks."""
     present = {task for part in batch.values() for task in part.present}
+    if len(present) == len(names):
+        return tuple(range(len(names)))
     return tuple(index for index, name in enumerate(names) if name in present)
 
 

@@ -17,7 +17,7 @@ DIGEST = 32
 """Bytes at the end of a file: the SHA-256 of those before. ``torch.load`` does not mind them."""
 
 
-class DamagedCheckpoint(UserError):
+class DamagedCheckpointError(UserError):
     """A file that is not, bit by bit, what was once written."""
 
 
@@ -70,15 +70,22 @@ def read(path: Path) -> dict[str, Any]:
     """Read a checkpoint as data: no code in it is run.
 
     Raises:
-        DamagedCheckpoint: where the file is damaged, or holds anything but data.
+        DamagedCheckpointError: where the file is damaged, or holds anything but data.
         UserError: where it has another format.
     """
     try:
         if not _is_whole(path):
-            raise DamagedCheckpoint(f"{path} is damaged or is no checkpoint: its digest differs.")
+            raise DamagedCheckpointError(
+                f"{path} is damaged or is no checkpoint: its digest differs."
+            )
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, pickle.UnpicklingError, RuntimeError) as error:
-        raise DamagedCheckpoint(f"{path} is damaged or is no checkpoint: {error}.") from error
+    except pickle.UnpicklingError as error:
+        raise DamagedCheckpointError(
+            f"{path} is damaged or is no checkpoint: it holds more than data, and code in files is "
+            "never run."
+        ) from error
+    except (OSError, RuntimeError) as error:
+        raise DamagedCheckpointError(f"{path} is damaged or is no checkpoint: {error}.") from error
     if state.get("format") != FORMAT:
         raise UserError(
             f"{path} has checkpoint format {state.get('format')}, and this mtlrun reads {FORMAT}. "
@@ -108,7 +115,7 @@ def read_latest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
             continue
         try:
             return read(path), remarks
-        except DamagedCheckpoint as error:
+        except DamagedCheckpointError as error:
             remarks.append(str(error))
     if remarks:
         remarks.append("No checkpoint is whole: the run starts again.")

@@ -71,7 +71,7 @@ def _as_read(rows: Rows) -> Rows:
 
 
 def _leave_stopping_to_the_run(worker: int) -> None:
-    """A terminal's Ctrl-C and a scheduler's SIGTERM reach all processes; the run finishes its step."""
+    """Ctrl-C and a scheduler's SIGTERM reach all processes; the run wants to finish its step."""
     del worker
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 from mtlrun.engine.backward import Backward, Forward, FromLosses, StepFigures, labelled
 from mtlrun.engine.balanced import FromGradients
 from mtlrun.models.model import MultiTaskModel
-from mtlrun.randomness import seed_global
+from mtlrun.randomness import seed_global_step
 from mtlrun.tasks.base import Task
 from mtlrun.types import Batch, StepInfo
 from mtlrun.weighting.base import (
@@ -122,15 +122,14 @@ class TrainingStep:
             epoch: counted from 0.
             step: steps done before, over the whole run.
         """
-        batches = [batch for batch in batches if labelled(batch, self.names)]
-        present = tuple(
-            sorted({index for batch in batches for index in labelled(batch, self.names)})
-        )
-        if not present:
+        found = [labelled(batch, self.names) for batch in batches]
+        batches = [batch for batch, tasks in zip(batches, found, strict=True) if tasks]
+        if not batches:
             return StepFigures((), [])
+        present = found[0] if len(found) == 1 else tuple(sorted(set().union(*found)))
         info = StepInfo(self.seed, epoch, step, present)
-        seed_global(self.seed, "dropout", epoch, step)
-        self.weighting.step = info
+        seed_global_step(self.seed, "dropout", epoch, step)
+        self.weighting.begin_step(info)
         self.optimizer.zero_grad(set_to_none=True)
         figures = self.backward(batches, info)
         if figures.nonfinite is not None:

@@ -5,7 +5,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ def locked(folder: Path) -> Iterator[None]:
         UserError: where another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+") as file:
+    with (folder / ".lock").open("a+b", buffering=0) as file:
         try:
             # Unlike flock's, this lock is not inherited by the processes that read data, which
             # outlive a killed run by some seconds.
@@ -34,13 +34,12 @@ def locked(folder: Path) -> Iterator[None]:
         except BlockingIOError as error:
             file.seek(0)
             raise UserError(
-                f"{folder} is in use: {file.read().strip() or 'another process'} is running this "
+                f"{folder} is in use: {file.read().decode() or 'another process'} is running this "
                 "very run. Wait for it, or run with another study=NAME or seed=N."
             ) from error
-        file.seek(0)
-        file.truncate()
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+        file.truncate(0)
+        with suppress(OSError):  # on a full disk the lock holds without saying whose it is
+            file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
         yield
 
 

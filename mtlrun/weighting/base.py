@@ -43,6 +43,10 @@ class Weighting(nn.Module):
     def __init__(self) -> None:  # a module's own takes anything, and so would hide a wrong setting
         super().__init__()
 
+    def begin_step(self, step: StepInfo) -> None:
+        """Say where training stands. The engine calls it before it shows a step."""
+        self.__dict__["step"] = step  # a module's own way to set an attribute costs microseconds
+
     def generator(self, purpose: str) -> torch.Generator:
         """A CPU generator for this step's draws; the same each time it is asked for."""
         return generator(self.step.seed, f"weighting/{purpose}", self.step.epoch, self.step.step)

@@ -24,7 +24,13 @@ LIMIT = 120.0
 # A server that has imported everything forks the processes: a start takes some tenths of a second.
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["mtlrun.run", "mtlrun.data.digits", "mtlrun.tracking.tensorboard", "hydra.main", "torch._dynamo"]
+    [
+        "mtlrun.run",
+        "mtlrun.data.digits",
+        "mtlrun.tracking.tensorboard",
+        "hydra.main",
+        "torch._dynamo",
+    ]
 )
 
 
@@ -94,7 +100,7 @@ class Command:
         assert code == -signal.SIGKILL, printed
 
     def send(self, number: signal.Signals, *, group: bool = False) -> tuple[int, str]:
-        """Send a signal to the process, or, as a terminal does, to its group; and wait for its end."""
+        """Send a signal to the process, or to its group as a terminal does; wait for its end."""
         assert self.process.pid is not None
         (os.killpg if group else os.kill)(self.process.pid, number)
         return self.wait()
@@ -105,7 +111,7 @@ def mtlrun(directory: Path, *arguments: str, output: str = "output.txt") -> Comm
     return Command(list(arguments), directory, output)
 
 
-# -- moments of a run -------------------------------------------------------------------------------
+# -- moments of a run ------------------------------------------------------------------------------
 
 
 class Moment:
@@ -160,7 +166,7 @@ class Moment:
         return happened
 
 
-# -- what runs leave --------------------------------------------------------------------------------
+# -- what runs leave -------------------------------------------------------------------------------
 
 
 def only_run(directory: Path) -> Path:

@@ -4,12 +4,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from commands import Moment, assert_same_run, checkpoint, csv_files, mtlrun, only_run
+from commands import Command, Moment, assert_same_run, checkpoint, csv_files, mtlrun, only_run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def test_a_process_from_the_shell_killed_with_tensorboard(
     assert drawn == expected
 
 
-# -- asked to stop -----------------------------------------------------------------------------------
+# -- asked to stop ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -160,7 +161,7 @@ def test_a_request_in_the_last_evaluation_is_not_lost(tmp_path: Path) -> None:
     assert only_run(tmp_path).name == "seed=0"
 
 
-# -- damage ------------------------------------------------------------------------------------------
+# -- damage ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -207,7 +208,57 @@ def test_a_changed_csv_file_is_refused(interrupted: Path, tmp_path: Path) -> Non
     assert csv_files(interrupted) == before
 
 
-# -- one process a folder ----------------------------------------------------------------------------
+# -- a full disk -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A working directory whose ``outputs`` is a disk of 2 MiB."""
+    outputs = tmp_path / "outputs"
+    outputs.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", outputs], capture_output=True, text=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"no disk to fill: {mounted.stderr.strip()}")
+    yield tmp_path
+    subprocess.run(["umount", outputs], check=True)
+
+
+def fill(disk: Path) -> None:
+    with (disk / "ballast").open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+
+
+def assert_says_that_the_disk_is_full(command: Command, directory: Path) -> None:
+    code, printed = command.wait()
+    assert code == 1
+    folder = only_run(directory).relative_to(directory)
+    assert f"No space is left on the disk of {folder}. Every epoch finished before is" in printed
+    assert "free some space and repeat the same command" in printed
+    assert "Traceback" not in printed
+
+
+@pytest.mark.parametrize("events", ["true", "false"])
+def test_a_full_disk_loses_no_finished_epoch(
+    events: str, small_disk: Path, undisturbed: "Undisturbed"
+) -> None:
+    arguments = (*SHORT, "weighting=mgda", f"tracking.tensorboard={events}")
+    running = mtlrun(small_disk, *arguments).until(Moment(small_disk).row("metrics.csv", "2"))
+    fill(small_disk / "outputs")
+    assert_says_that_the_disk_is_full(running, small_disk)
+    assert_says_that_the_disk_is_full(mtlrun(small_disk, *arguments), small_disk)
+    folder = only_run(small_disk)
+    finished = (folder / "run.log").read_text().count(" INFO epoch ")
+    assert checkpoint(folder, "last.pt")["epoch"] >= finished >= 1
+    (small_disk / "outputs/ballast").unlink()
+    printed = mtlrun(small_disk, *arguments).finish()
+    assert "Going on from step" in printed
+    assert_same_run(folder, undisturbed(*SHORT, NO_EVENTS, "weighting=mgda"))
+
+
+# -- one process a folder --------------------------------------------------------------------------
 
 
 def test_a_second_process_is_refused(tmp_path: Path, undisturbed: "Undisturbed") -> None:

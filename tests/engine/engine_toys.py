@@ -15,7 +15,7 @@ from mtlrun.models.architectures.hps import HPS
 from mtlrun.models.backbones.base import Backbone
 from mtlrun.models.heads.linear import LinearHead
 from mtlrun.models.model import MultiTaskModel
-from mtlrun.randomness import seed_global
+from mtlrun.randomness import seed_global_step
 from mtlrun.tasks.base import Task
 from mtlrun.tasks.classification import Classification
 from mtlrun.tasks.regression import Regression
@@ -226,7 +226,7 @@ def plain_gradients(
     model = copy.deepcopy(model)
     if double:
         model, batches = model.double(), [in_double(batch) for batch in batches]
-    seed_global(SEED, "dropout", epoch, step)
+    seed_global_step(SEED, "dropout", epoch, step)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     parts: dict[str, list[tuple[Tensor, list[Tensor | None]]]] = {}
     cotangents = {}

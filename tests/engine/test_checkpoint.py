@@ -186,7 +186,7 @@ def test_a_single_flipped_bit_is_noticed(tmp_path: Path) -> None:
         damaged = bytearray(whole)
         damaged[place] ^= 1 << draws.randrange(8)
         path.write_bytes(damaged)
-        with pytest.raises(checkpoint.DamagedCheckpoint, match="is damaged"):
+        with pytest.raises(checkpoint.DamagedCheckpointError, match="is damaged"):
             checkpoint.read(path)
     path.write_bytes(whole)
     assert_holds(checkpoint.read(path), 1)
@@ -217,6 +217,8 @@ class Code:
 def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
     path, trace = tmp_path / "last.pt", tmp_path / "trace"
     checkpoint.write(path, {**state(), "extra": Code(trace)})
-    with pytest.raises(UserError, match=r"last\.pt is damaged or is no checkpoint: [^$]*open"):
+    with pytest.raises(
+        UserError, match=r"last\.pt is damaged or is no checkpoint: .* more than data"
+    ):
         checkpoint.read(path)
     assert not trace.exists()

@@ -31,7 +31,7 @@ from mtlrun.engine.step import TrainingStep, parameter_groups
 from mtlrun.models.architectures.single_task import SingleTask
 from mtlrun.models.backbones.base import Backbone
 from mtlrun.models.model import MultiTaskModel
-from mtlrun.randomness import seed_global
+from mtlrun.randomness import seed_global_step
 from mtlrun.tasks.base import Task
 from mtlrun.types import Batch
 from mtlrun.weighting.base import LossWeighting
@@ -95,7 +95,7 @@ def test_equal_weights_are_a_plain_loop_to_the_last_bit(
     for number, batch in enumerate(batches(20)):
         figures = step([batch], epoch=number // 7, step=number)
 
-        seed_global(SEED, "dropout", number // 7, number)
+        seed_global_step(SEED, "dropout", number // 7, number)
         inputs, targets = batch["rows"].inputs, batch["rows"].targets
         features = plain.architecture.backbone(inputs)
         losses = [tasks[n].loss(plain.head_of[n](features), targets[n]) for n in NAMES]

@@ -1,0 +1,230 @@
+"""Event files, read back with TensorBoard's own reader."""
+
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.hparams import plugin_data_pb2
+
+from mtlrun.tracking.console import Silent
+from mtlrun.tracking.tensorboard import EventWriter
+from mtlrun.tracking.tracker import Description, Tracker
+
+TASKS = ("depth", "segmentation")
+DESCRIPTION = Description(
+    config="seed: 0\noptimizer:\n  lr: 0.1\n",
+    settings={"weighting": "gradnorm", "lr": 0.1, "seed": 3, "nothing": None, "fused": True},
+    metrics=["test/depth/rmse", "test/segmentation/miou"],
+)
+
+
+def losses(step: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "step": step,
+            "epoch": 1,
+            "task": task,
+            "loss": 2.0 / step,
+            "loss_ratio": 1.0 / step,
+            "weight": 0.5,
+            "grad_norm": float("nan") if task == "depth" else 3.0,
+        }
+        for task in TASKS
+    ]
+
+
+def conflicts(step: int) -> list[dict[str, Any]]:
+    return [{"step": step, "task_a": TASKS[0], "task_b": TASKS[1], "cosine": -0.25}]
+
+
+def tracker_of(folder: Path, *, tensorboard: bool = True) -> Tracker:
+    return Tracker(
+        folder, TASKS, tensorboard=tensorboard, display=Silent(), description=DESCRIPTION
+    )
+
+
+@pytest.fixture
+def tracker(tmp_path: Path) -> Iterator[Tracker]:
+    opened = tracker_of(tmp_path)
+    opened.open(None, 0)
+    yield opened
+    opened.close()
+
+
+def events(folder: Path) -> EventAccumulator:
+    """Everything in the run's folder; subfolders would be further runs."""
+    assert [path.parent for path in folder.rglob("events.out.tfevents.*")].count(folder) >= 1
+    assert not [path for path in folder.iterdir() if path.is_dir()]
+    return EventAccumulator(str(folder)).Reload()
+
+
+def age(folder: Path) -> None:
+    """Make event files a minute older: TensorBoard reads a folder's files in their names' order."""
+    for path in folder.glob("events.out.tfevents.*"):
+        second = path.name.split(".")[3]
+        path.rename(path.with_name(path.name.replace(second, f"{int(second) - 60}", 1)))
+
+
+def curve(found: EventAccumulator, tag: str) -> list[tuple[int, float]]:
+    return [(event.step, pytest.approx(event.value)) for event in found.Scalars(tag)]
+
+
+def test_the_tags_of_a_run(tracker: Tracker, tmp_path: Path) -> None:
+    tracker.steps(losses(1), conflicts(1), step=1, epoch=1)
+    tracker.steps(losses(20), conflicts(20), step=20, epoch=1)
+    tracker.metrics(1, 20, "train", {"depth": {"loss": 0.5}})
+    tracker.metrics(1, 20, "val", {"depth": {"loss": 0.6, "rmse": 0.7}})
+    tracker.metrics(1, 20, "test", {"segmentation": {"miou": 0.8}})
+    tracker.scalar("val/delta_m", -1.5, 20)
+    tracker.close()
+    found = events(tmp_path)
+    assert set(found.Tags()["scalars"]) == {
+        *(
+            f"train/{figure}/{task}"
+            for figure in ("loss", "loss_ratio", "weight")
+            for task in TASKS
+        ),
+        "train/grad_norm/segmentation",  # that of depth is NaN, which would hide the curve
+        "train/cosine/depth-segmentation",
+        "val/depth/loss",
+        "val/depth/rmse",
+        "test/segmentation/miou",
+        "val/delta_m",
+    }
+    assert curve(found, "train/loss/depth") == [(1, 2.0), (20, 0.1)]
+    assert curve(found, "train/loss_ratio/segmentation") == [(1, 1.0), (20, 0.05)]
+    assert curve(found, "train/weight/depth") == [(1, 0.5), (20, 0.5)]
+    assert curve(found, "train/grad_norm/segmentation") == [(1, 3.0), (20, 3.0)]
+    assert curve(found, "train/cosine/depth-segmentation") == [(1, -0.25), (20, -0.25)]
+    assert curve(found, "val/depth/rmse") == [(20, 0.7)]
+    assert curve(found, "val/delta_m") == [(20, -1.5)]
+
+
+def test_resuming_hides_what_a_killed_run_wrote_later(tmp_path: Path) -> None:
+    first = tracker_of(tmp_path)
+    first.open(None, 0)
+    for step in (10, 20):
+        first.steps(losses(step), conflicts(step), step=step, epoch=1)
+    state = first.state_dict()
+    for step in (30, 40):
+        first.steps(losses(step), [], step=step, epoch=2)
+    first.metrics(2, 40, "val", {"depth": {"rmse": 0.7}})
+    first.close()
+    assert [step for step, _ in curve(events(tmp_path), "train/loss/depth")] == [10, 20, 30, 40]
+    age(tmp_path)
+
+    second = tracker_of(tmp_path)
+    second.open(state, 20)
+    second.steps(losses(25), [], step=25, epoch=2)
+    second.close()
+    found = events(tmp_path)
+    assert curve(found, "train/loss/depth") == [(10, 0.2), (20, 0.1), (25, 0.08)]
+    assert "val/depth/rmse" not in found.Tags()["scalars"] or not found.Scalars("val/depth/rmse")
+    assert len(found.Tensors("custom_scalars__config__")) == 1  # written once
+    rows = (tmp_path / "losses.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows] == ["step", *["10"] * 2, *["20"] * 2, *["25"] * 2]
+
+
+def test_a_run_that_begins_again_forgets_the_old_events(tmp_path: Path) -> None:
+    killed = tracker_of(tmp_path)
+    killed.open(None, 0)
+    killed.steps(losses(30), [], step=30, epoch=1)
+    killed.close()
+    again = tracker_of(tmp_path)
+    again.open(None, 0)
+    again.steps(losses(5), [], step=5, epoch=1)
+    again.close()
+    assert [step for step, _ in curve(events(tmp_path), "train/loss/depth")] == [5]
+    assert len(list(tmp_path.glob("events*"))) == 1
+
+
+def test_hyperparameters_are_in_the_run_itself(tracker: Tracker, tmp_path: Path) -> None:
+    tracker.close()
+    found = events(tmp_path)
+    tags = ("experiment", "session_start_info", "session_end_info")
+    data = {}
+    for tag in tags:
+        content = found.SummaryMetadata(f"_hparams_/{tag}").plugin_data
+        assert content.plugin_name == "hparams"
+        data[tag] = plugin_data_pb2.HParamsPluginData.FromString(content.content)
+    started = data["session_start_info"].session_start_info.hparams
+    assert started["weighting"].string_value == "gradnorm"
+    assert started["lr"].number_value == 0.1
+    assert started["seed"].number_value == 3
+    assert started["fused"].number_value == 1  # torch writes True so
+    assert started["nothing"].string_value == "None"
+    shown = [info.name.tag for info in data["experiment"].experiment.metric_infos]
+    assert shown == DESCRIPTION.metrics
+    assert not [tag for tag in found.Tags()["scalars"] if tag.startswith("test/")]
+
+
+def test_the_layout_draws_the_tasks_together(tracker: Tracker, tmp_path: Path) -> None:
+    tracker.close()
+    (event,) = events(tmp_path).Tensors("custom_scalars__config__")
+    layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
+    (category,) = layout.category
+    charts = {chart.title: list(chart.multiline.tag) for chart in category.chart}
+    assert next(iter(charts)) == "loss_ratio"
+    assert charts == {
+        figure: [f"train/{figure}/{task}" for task in TASKS]
+        for figure in ("loss_ratio", "weight", "loss", "grad_norm")
+    }
+
+
+def test_the_configuration_is_there_as_text(tracker: Tracker, tmp_path: Path) -> None:
+    tracker.close()
+    (event,) = events(tmp_path).Tensors("config/text_summary")
+    text = event.tensor_proto.string_val[0].decode()
+    assert text.splitlines() == ["    seed: 0", "    optimizer:", "      lr: 0.1"]
+
+
+def test_pictures_stand_side_by_side(tracker: Tracker, tmp_path: Path) -> None:
+    assert tracker.wants_images
+    pictures = torch.zeros(2, 3, 4, 5, dtype=torch.uint8)
+    pictures[0, 0] = 255  # red
+    pictures[1, 2] = 100  # dark blue
+    tracker.images("val/depth/target", pictures, 7)
+    tracker.close()
+    (event,) = events(tmp_path).Images("val/depth/target")
+    assert event.step == 7
+    image = np.asarray(Image.open(BytesIO(event.encoded_image_string)))
+    assert image.shape == (4, 10, 3)
+    assert (image[:, :5] == [255, 0, 0]).all()
+    assert (image[:, 5:] == [0, 0, 100]).all()
+
+
+def test_without_tensorboard_the_tables_are_written_all_the_same(tmp_path: Path) -> None:
+    tracker = tracker_of(tmp_path, tensorboard=False)
+    tracker.open(None, 0)
+    tracker.steps(losses(1), conflicts(1), step=1, epoch=1)
+    tracker.metrics(1, 1, "val", {"depth": {"rmse": 0.5}})
+    tracker.scalar("val/delta_m", 0.5, 1)
+    tracker.images("val/depth/target", torch.zeros(1, 3, 2, 2, dtype=torch.uint8), 1)
+    assert not tracker.wants_images
+    tracker.close()
+    assert not list(tmp_path.glob("events*"))
+    assert (tmp_path / "metrics.csv").read_text().splitlines() == [
+        "epoch,step,split,task,metric,value",
+        "1,1,val,depth,rmse,0.5",
+    ]
+    assert (tmp_path / "losses.csv").read_text().splitlines()[1] == "1,1,depth,2,1,0.5,"
+    assert (tmp_path / "conflicts.csv").read_text().splitlines()[1] == "1,depth,segmentation,-0.25"
+
+
+def test_the_first_step_of_a_resumed_run_is_the_one_after_the_checkpoint(tmp_path: Path) -> None:
+    writer = EventWriter(tmp_path, TASKS, None)
+    writer.scalar("x", 1.0, 20)
+    writer.scalar("x", 9.0, 21)
+    writer.close()
+    age(tmp_path)
+    writer = EventWriter(tmp_path, TASKS, 20)
+    writer.scalar("x", 2.0, 21)
+    writer.close()
+    assert curve(events(tmp_path), "x") == [(20, 1.0), (21, 2.0)]
