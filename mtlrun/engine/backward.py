@@ -218,6 +218,8 @@ def micro_batch_shares(
     Returns:
         for each micro-batch, for each task of the step, its share; shares of a task sum to 1.
     """
+    if len(batches) == 1:
+        return [[1.0] * len(present)]
     labels = [set(labelled(batch, names)) for batch in batches]
     counts = {task: sum(task in tasks for tasks in labels) for task in present}
     return [[(task in tasks) / counts[task] for task in present] for tasks in labels]

@@ -6,6 +6,7 @@ gradients on the features. The trunk is then walked once for each task
 weights are known before the trunk's backward pass).
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -102,7 +103,7 @@ class FromGradients(Backward):
 
     def _known_weights(self, info: StepInfo) -> Tensor | None:
         """The weights of the last refresh, where this step reuses them."""
-        if info.step % self.every == 0:
+        if self.every == 1 or info.step % self.every == 0:
             return None
         weights = self.last_weights[list(info.present)]
         return None if bool(weights.isnan().any()) else weights
@@ -113,7 +114,9 @@ class FromGradients(Backward):
         result = HeadPass([], [], [], [])
         for index in present:
             tensor = features[self.forward.names[index]]
-            leaf = leaves.setdefault(id(tensor), tensor.detach().requires_grad_())
+            leaf = leaves.get(id(tensor))
+            if leaf is None:
+                leaf = leaves[id(tensor)] = tensor.detach().requires_grad_()
             loss = self.forward.loss(batch, index, leaf)
             wanted = [leaf, *self.heads[index]]
             cotangent, *own = torch.autograd.grad(loss, wanted, allow_unused=True)
@@ -177,22 +180,19 @@ class FromGradients(Backward):
             self.rows = TaskGradients(self.shared, len(self.forward.names))
         self.rows.start()
         shares = micro_batch_shares(batches, self.forward.names, info.present)
-        losses = [torch.zeros((), device=self.rows.buffer.device) for _ in info.present]
+        figures = StepFigures(info.present, [])
         own: list[OwnGradients] = [{} for _ in info.present]
         written: set[int] = set()
         for batch, share in zip(batches, shares, strict=True):
             places = [place for place, value in enumerate(share) if value > 0]
-            heads = self._walk_heads(batch, [info.present[place] for place in places])
-            for place, loss in zip(places, heads.losses, strict=True):
-                losses[place] += loss * share[place]
-            if self.check and first_nonfinite(heads.losses, places) is not None:
-                break
+            tasks = [info.present[place] for place in places]
+            heads = self._walk_heads(batch, tasks)
+            if self.check:
+                figures.nonfinite = first_nonfinite(heads.losses, tasks)
+                if figures.nonfinite is not None:
+                    return figures
+            figures.losses = _add_losses(figures.losses, heads.losses, places, share)
             self._walk_trunk(heads, places, info.present, share, written, own)
-        figures = StepFigures(info.present, losses)
-        if self.check:
-            figures.nonfinite = first_nonfinite(losses, info.present)
-            if figures.nonfinite is not None:
-                return figures
         rows = self.rows.rows(len(info.present))
         if isinstance(self.weighting, JacobianWeighting):
             return self._from_jacobian(figures, rows, own)
@@ -239,18 +239,18 @@ class FromGradients(Backward):
     def _weights(self, figures: StepFigures, inner: Tensor) -> Tensor | None:
         """Ask the method, on the host; None where the gradients are not finite."""
         assert isinstance(self.weighting, GramianWeighting)
-        tasks = len(figures.present)
-        losses = torch.stack(figures.losses).double()
-        on_host = torch.cat([inner.flatten(), losses]).cpu()  # the step's one copy from the device
-        figures.gramian = on_host[: tasks * tasks].view(tasks, tasks)
-        figures.nonfinite = _first_bad(figures.present, figures.gramian, on_host[-tasks:])
+        figures.gramian, losses = _to_host(inner, figures.losses)
+        figures.nonfinite = _first_bad(figures.present, figures.gramian, losses)
         if figures.nonfinite is not None:
             return None
         with torch.no_grad():
-            weights = self.weighting.weights(figures.gramian, on_host[-tasks:])
-        figures.weights = weights.detach().clone()
-        self.last_weights[list(figures.present)] = figures.weights
-        return figures.weights
+            weights = self.weighting.weights(figures.gramian, losses).detach().clone()
+        figures.weights = weights
+        if len(weights) == len(self.last_weights):
+            self.last_weights.copy_(weights)
+        else:
+            self.last_weights[list(figures.present)] = weights
+        return weights
 
     def _from_jacobian(
         self, figures: StepFigures, rows: Tensor, own: list[OwnGradients]
@@ -296,11 +296,34 @@ def add_own(
         own[parameter] = own[parameter] + part if parameter in own else part
 
 
+def _add_losses(
+    sums: list[Tensor], losses: list[Tensor], places: Sequence[int], share: Sequence[float]
+) -> list[Tensor]:
+    """The step's losses so far, with those of a further micro-batch times their shares."""
+    if all(value == 1 for value in share):  # the step's only micro-batch
+        return losses
+    sums = sums or [torch.zeros_like(losses[0]) for _ in share]
+    for place, loss in zip(places, losses, strict=True):
+        sums[place] = sums[place] + loss * share[place]
+    return sums
+
+
+def _to_host(inner: Tensor, losses: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """The Gramian, [T, T], and the losses, [T], on the host; from a GPU in one copy."""
+    if inner.is_cpu:
+        return inner, torch.tensor([loss.item() for loss in losses], dtype=torch.float64)
+    tasks = len(losses)
+    both = torch.cat([inner.flatten(), torch.stack(list(losses)).double()]).cpu()
+    return both[: tasks * tasks].view(tasks, tasks), both[tasks * tasks :]
+
+
 def _first_bad(present: Sequence[int], inner: Tensor, losses: Tensor) -> int | None:
     """The first task with a loss or gradient that is not finite; all on the host.
 
     The diagonal tells: a gradient with a NaN spoils its inner products with all others, too.
     """
+    if math.isfinite(inner.trace().item() + losses.sum().item()):
+        return None
     finite = torch.isfinite(inner.diagonal()) & torch.isfinite(losses)
     return None if bool(finite.all()) else present[int((~finite).nonzero()[0])]
 

@@ -100,6 +100,9 @@ class TaskGradients:
         leave it alone.
         """
         self._total.copy_(direction)
+        self._hand_out()
+
+    def _hand_out(self) -> None:
         for parameter, update, reached in zip(
             self.parameters, self._updates, self._reached, strict=True
         ):
@@ -112,4 +115,5 @@ class TaskGradients:
             weights: [tasks of this step].
         """
         rows = self.rows(len(weights))
-        self.apply(weights.to(rows) @ rows)
+        torch.mv(rows.T, weights.to(rows), out=self._total)
+        self._hand_out()
