@@ -128,23 +128,29 @@ def _train(arguments: list[str]) -> int:
     OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
     FAILED.clear()
     _composed.cache_clear()
-    sys.argv = [sys.argv[0], *arguments]
+    arguments = [_with_open_keys(argument) for argument in arguments]
+    sys.argv = ["mtlrun", *arguments]
     app = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")(
         _job
     )
     try:
         app()
-    except (HydraException, OmegaConfBaseException) as error:
+    except Exception as error:
         if traceback_wanted:
             raise
-        raise UserError(_explain(error)) from error
-    except Exception as error:
-        if traceback_wanted or all(error is not failure for _, failure in FAILED):
-            raise
+        if all(error is not failure for _, failure in FAILED):
+            if not isinstance(error, (HydraException, OmegaConfBaseException)):
+                raise
+            raise UserError(_explain(error, arguments)) from error
     finally:
         if not traceback_wanted:
             del os.environ["HYDRA_FULL_ERROR"]
     return _report_failures(traceback_wanted) if FAILED else 0
+
+
+def _with_open_keys(argument: str) -> str:
+    """``heads.of.TASK`` stands for any task, so Hydra's ``+`` for new keys is not asked for."""
+    return f"++{argument}" if argument.startswith("heads.of.") else argument
 
 
 def _report_failures(traceback_wanted: bool) -> int:
@@ -167,21 +173,24 @@ def _job(config: "DictConfig") -> None:
     from omegaconf import OmegaConf
     from rich.console import Console
 
-    from mtlrun.config import Config, choices_of, validate
+    from mtlrun.config import Config, choices_of, method_name, unknown_settings
 
     hydra_config: Any = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
+    choices = choices_of(hydra_config)
     groups, changed = _changes(config, hydra_config)
     try:
+        for key in unknown_settings(config):
+            raise UserError(_explain_key(key, []))
         typed = OmegaConf.to_object(config)
         assert isinstance(typed, Config)
-        validate(typed)
 
         from mtlrun.run import Labels, run  # imports torch
 
         shown = Path(os.path.relpath(folder)) if folder.is_relative_to(Path.cwd()) else folder
-        labels = Labels(choices_of(hydra_config), folder.parent.name, {**groups, **changed})
-        run(typed, shown, labels, Console())
+        method = method_name(choices["weighting"], groups, changed)
+        labels = Labels(choices, method, {**groups, **changed})
+        run(typed, shown, labels, Console(markup=False))  # names of folders have brackets
     except Exception as error:
         text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         line = f"{folder.parent.name}/{folder.name}: {text}"
@@ -222,7 +231,7 @@ def _run_folder(*, _root_: Any) -> str:
     return f"{choices['dataset']}/{method}/seed={_root_.seed}"
 
 
-def _explain(error: Exception) -> str:
+def _explain(error: Exception, arguments: Sequence[str]) -> str:
     """One paragraph from Hydra's report of a slip on the command line."""
     text = str(error)
     missing = re.search(r"Could not find '([\w./-]+)'", text)
@@ -233,25 +242,46 @@ def _explain(error: Exception) -> str:
         return f"{group}={name}: there is no such choice. {_near(name, known)}"
     key = re.search(r"(?:Could not override '([\w.@/-]+)'|Key '(\w+)' is not in struct)", text)
     if key:
-        return _explain_key(key[1] or key[2], text)
+        return _explain_key(key[1] or key[2], arguments)
+    text = re.sub(r"^Error merging override (\S+)", r"\1:", text)
+    if "is not a ListConfig" in text:
+        text = text.split(":")[0] + ": give a list, as in tasks=[depth]"
     causes = [text, str(error.__cause__ or "").splitlines()[0] if error.__cause__ else ""]
     return " ".join(" ".join(causes).split()).removesuffix(".") + "."
 
 
-def _explain_key(key: str, text: str) -> str:
-    from hydra import compose, initialize_config_dir
+def _explain_key(key: str, arguments: Sequence[str]) -> str:
+    """What is known where a key is not; ``arguments`` say which choices the user made."""
+    from mtlrun.config import choices_of, plain
 
-    group = re.search(r"No match in the defaults list", text)
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        from mtlrun.config import flatten, plain
-
-        leaves = plain(compose("config", overrides=[]))
-    tops = sorted({name.split(".")[0] for name in leaves})
-    known = [*leaves, *tops, *{name.rsplit(".", 1)[0] for name in flatten(leaves)}]
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    composed = _compose_choices(arguments)
+    leaves = plain(composed)
+    parent, _, last = key.rpartition(".")
+    inside = {name.removeprefix(f"{parent}.") for name in leaves if name.startswith(f"{parent}.")}
+    if inside:
+        chosen = choices_of(composed.hydra).get(parent)
+        within = f"{parent}={chosen}" if chosen else parent
+        known = sorted({name.split(".")[0] for name in inside} - {"_target_"})
+        near = difflib.get_close_matches(last, known, n=1, cutoff=0.5)
+        hint = f"Did you mean {parent}.{near[0]}? " if near else ""
+        return f"{key}: there is no such setting. {hint}{within} has {', '.join(known) or 'none'}."
+    tops = {name.split(".")[0] for name in leaves}
+    near = difflib.get_close_matches(key, [*leaves, *sorted(tops)], n=1, cutoff=0.6)
     hint = f"Did you mean {near[0]}? " if near else ""
-    what = "group" if group else "setting"
-    return f"{key}: there is no such {what}. {hint}See mtlrun --help, or mtlrun list."
+    return f"{key}: there is no such setting. {hint}See mtlrun --help, or mtlrun list."
+
+
+def _compose_choices(arguments: Sequence[str]) -> "DictConfig":
+    """The configuration that the choices among the arguments make, without their other settings."""
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
+
+    chosen = [argument for argument in arguments if re.fullmatch(r"[a-z]+=[\w-]+", argument)]
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        try:
+            return compose("config", overrides=chosen, return_hydra_config=True)
+        except HydraException:  # one of them is the slip, or comes from the user's own folder
+            return compose("config", overrides=[], return_hydra_config=True)
 
 
 def _near(word: str, known: Sequence[str]) -> str:

@@ -119,6 +119,18 @@ def register() -> None:
     ConfigStore.instance().store(name="schema", node=Config)
 
 
+def unknown_settings(config: DictConfig) -> list[str]:
+    """Keys that Hydra's ``+`` added where nothing reads them. Groups are checked in ``build``."""
+    sections = {"": Config, "engine.": EngineConfig, "gradients.": GradientsConfig}
+    sections["tracking."] = TrackingConfig
+    return [
+        f"{prefix}{key}"
+        for prefix, section in sections.items()
+        for key in OmegaConf.select(config, prefix.removesuffix(".")) if prefix else config
+        if key not in section.__dataclass_fields__ and key != "hydra"
+    ]
+
+
 def validate(config: Config) -> None:
     """Check words and numbers that the schema's types let through.
 
@@ -224,7 +236,9 @@ def method_name(weighting: str, groups: Mapping[str, str], changed: Mapping[str,
 
 
 def _short(value: object) -> str:
-    text = str(value).replace(" ", "").replace("'", "")
+    words = {None: "null", True: "true", False: "false"}  # as they are typed
+    text = words[value] if value is None or isinstance(value, bool) else str(value)
+    text = text.replace(" ", "").replace("'", "")
     safe = "".join(c if c.isalnum() or c in "._+-[]{}:" else "_" for c in text.rsplit("/", 1)[-1])
     if len(text) <= LONGEST_VALUE and safe == text.replace(",", "_"):
         return safe

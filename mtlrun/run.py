@@ -19,7 +19,7 @@ from rich.console import Console
 
 from mtlrun import build
 from mtlrun.analysis.delta_m import delta_m, relative_change
-from mtlrun.config import WITHOUT_EFFECT, Config
+from mtlrun.config import WITHOUT_EFFECT, Config, validate
 from mtlrun.engine.compatibility import check_compatible, resolve_place
 from mtlrun.engine.device import cpu_threads, device_of, threads_of
 from mtlrun.engine.engine import Engine, Parts, Schedule
@@ -67,6 +67,7 @@ def run(config: Config, folder: Path, labels: Labels, console: Console) -> Resul
         Interrupted: asked to stop; the checkpoint is written.
     """
     with run_folder.locked(folder), _log_file(folder) as log, _full_disk_explained(folder):
+        validate(config)
         run_folder.claim(folder, asdict(config), WITHOUT_EFFECT)
         result = run_folder.finished(folder)
         if result is not None:

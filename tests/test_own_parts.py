@@ -56,7 +56,9 @@ def test_a_weighting_of_losses(folder: Path) -> None:
     result = run(folder, "weighting._target_=my_weighting.GeometricMean", "epochs=3")
     weights = [task["weight"] for task in result["tasks"].values()]
     losses = [task["loss"]["initial"] for task in result["tasks"].values()]
-    assert len({round(weight, 6) for weight in weights}) == 3  # of the geometric mean: not all equal
+    assert (
+        len({round(weight, 6) for weight in weights}) == 3
+    )  # of the geometric mean: not all equal
     assert all(loss > 0 for loss in losses)
 
 

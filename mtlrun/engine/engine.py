@@ -223,8 +223,9 @@ class Engine:
         if not (self.schedule.images and due and self.tracker.wants_images):
             return
         loader = self._loader(self.schedule.select_on)
-        for tag, pictures in dense_pictures(self.forward, loader, self.schedule.images).items():
-            self.tracker.images(f"{self.schedule.select_on}/{tag}", pictures, self.steps)
+        for task, pictures in dense_pictures(self.forward, loader, self.schedule.images).items():
+            tag = f"{self.schedule.select_on}/{task}/input, target, prediction"
+            self.tracker.images(tag, pictures, self.steps)
 
     def _out_of_patience(self) -> bool:
         patience = self.schedule.patience

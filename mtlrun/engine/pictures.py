@@ -9,7 +9,7 @@ from mtlrun.engine.loader import EvaluationLoader
 
 @torch.inference_mode()
 def dense_pictures(forward: Forward, loader: EvaluationLoader, examples: int) -> dict[str, Tensor]:
-    """Strips of pictures from the first rows of a split.
+    """Pictures of the first rows of a split.
 
     Args:
         forward: how the network is called.
@@ -17,7 +17,7 @@ def dense_pictures(forward: Forward, loader: EvaluationLoader, examples: int) ->
         examples: how many rows.
 
     Returns:
-        for each dense task, by tag ``<task>/<input|target|prediction>``, uint8 [N, 3, H, W].
+        for each dense task three rows, input, target and prediction: uint8 [3, N, 3, H, W].
     """
     model = forward.model
     dense = [name for name in forward.names if forward.tasks[name].dense]
@@ -28,7 +28,7 @@ def dense_pictures(forward: Forward, loader: EvaluationLoader, examples: int) ->
     pictures: dict[str, Tensor] = {}
     for batch, _ in loader:
         here = [name for name in dense if model.architecture.stream_of[name] in batch]
-        new = [name for name in here if f"{name}/target" not in pictures]
+        new = [name for name in here if name not in pictures]
         if not new:
             continue
         indices = [forward.names.index(name) for name in new]
@@ -37,9 +37,9 @@ def dense_pictures(forward: Forward, loader: EvaluationLoader, examples: int) ->
             inputs = batch[model.architecture.stream_of[name]].inputs
             prediction = forward.prediction(index, features[name][:examples])
             task = forward.tasks[name]
-            pictures[f"{name}/input"] = visible(inputs[:examples])
-            pictures[f"{name}/target"] = task.picture(forward.target(batch, index)[:examples]).cpu()
-            pictures[f"{name}/prediction"] = task.picture(prediction).cpu()
+            target = forward.target(batch, index)[:examples]
+            rows = visible(inputs[:examples]), task.picture(target), task.picture(prediction)
+            pictures[name] = torch.stack([row.cpu() for row in rows])
     model.train(training)
     return pictures
 

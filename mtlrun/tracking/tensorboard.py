@@ -55,9 +55,10 @@ class EventWriter:
             self.writer.add_scalar(tag, value, step)
 
     def images(self, tag: str, pictures: Tensor, step: int) -> None:
-        """A strip of pictures, uint8 [N, 3, H, W], side by side."""
-        strip = pictures.permute(1, 2, 0, 3).flatten(2)
-        self.writer.add_image(tag, strip, step)
+        """Rows of pictures side by side, uint8 [rows, N, 3, H, W], as one image."""
+        rows, columns, channels, height, width = pictures.shape
+        grid = pictures.permute(2, 0, 3, 1, 4).reshape(channels, rows * height, columns * width)
+        self.writer.add_image(tag, grid, step)
 
     def text(self, tag: str, text: str) -> None:
         """A text, shown in a fixed-width font."""

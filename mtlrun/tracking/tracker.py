@@ -118,7 +118,7 @@ class Tracker:
             self._events.scalar(tag, value, step)
 
     def images(self, tag: str, pictures: Tensor, step: int) -> None:
-        """Pictures for TensorBoard, uint8 [N, 3, H, W]."""
+        """Rows of pictures for TensorBoard, uint8 [rows, N, 3, H, W]."""
         if self._events:
             self._events.images(tag, pictures, step)
 

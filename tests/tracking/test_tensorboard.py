@@ -187,17 +187,18 @@ def test_the_configuration_is_there_as_text(tracker: Tracker, tmp_path: Path) ->
 
 def test_pictures_stand_side_by_side(tracker: Tracker, tmp_path: Path) -> None:
     assert tracker.wants_images
-    pictures = torch.zeros(2, 3, 4, 5, dtype=torch.uint8)
-    pictures[0, 0] = 255  # red
-    pictures[1, 2] = 100  # dark blue
-    tracker.images("val/depth/target", pictures, 7)
+    pictures = torch.zeros(2, 2, 3, 4, 5, dtype=torch.uint8)
+    pictures[0, 0, 0] = 255  # red, upper left
+    pictures[0, 1, 2] = 100  # dark blue, upper right; the lower row is black
+    tracker.images("val/depth", pictures, 7)
     tracker.close()
-    (event,) = events(tmp_path).Images("val/depth/target")
+    (event,) = events(tmp_path).Images("val/depth")
     assert event.step == 7
     image = np.asarray(Image.open(BytesIO(event.encoded_image_string)))
-    assert image.shape == (4, 10, 3)
-    assert (image[:, :5] == [255, 0, 0]).all()
-    assert (image[:, 5:] == [0, 0, 100]).all()
+    assert image.shape == (8, 10, 3)
+    assert (image[:4, :5] == [255, 0, 0]).all()
+    assert (image[:4, 5:] == [0, 0, 100]).all()
+    assert (image[4:] == 0).all()
 
 
 def test_without_tensorboard_the_tables_are_written_all_the_same(tmp_path: Path) -> None:
@@ -206,7 +207,7 @@ def test_without_tensorboard_the_tables_are_written_all_the_same(tmp_path: Path)
     tracker.steps(losses(1), conflicts(1), step=1, epoch=1)
     tracker.metrics(1, 1, "val", {"depth": {"rmse": 0.5}})
     tracker.scalar("val/delta_m", 0.5, 1)
-    tracker.images("val/depth/target", torch.zeros(1, 3, 2, 2, dtype=torch.uint8), 1)
+    tracker.images("val/depth", torch.zeros(1, 1, 3, 2, 2, dtype=torch.uint8), 1)
     assert not tracker.wants_images
     tracker.close()
     assert not list(tmp_path.glob("events*"))
