@@ -98,8 +98,14 @@ def check_arguments(
             )
 
 
-def component(settings: Settings, where: str, **facts: Any) -> Any:
+def component(settings: Settings, where: str, kind: type = object, **facts: Any) -> Any:
     """Instantiate a component with its settings and those runtime facts that it takes.
+
+    Args:
+        settings: the group's configuration.
+        where: how the user names it, for example ``weighting``.
+        kind: the class that it must extend.
+        facts: what is known at run time.
 
     Raises:
         UserError: the settings do not fit the class, or the class refuses them.
@@ -112,9 +118,20 @@ def component(settings: Settings, where: str, **facts: Any) -> Any:
     options = {"_partial_": True, "_convert_": "all", "_recursive_": False}
     make = instantiate({**settings, **options})
     try:
-        return make(**taken)
-    except (ValueError, TypeError) as error:
+        made = make(**taken)
+    except ValueError as error:
         raise UserError(f"{where} ({target.__name__}): {error}") from error
+    except TypeError as error:
+        given = [f"{key}={value}" for key, value in settings.items() if not key.startswith("_")]
+        raise UserError(
+            f"{where} ({target.__name__}) cannot work with {', '.join(given)}: {error}."
+        ) from error
+    if not isinstance(made, kind):
+        raise UserError(
+            f"{where}._target_={settings['_target_']} makes a {type(made).__name__}, and a "
+            f"{kind.__module__}.{kind.__name__} is needed. Name a class that extends it."
+        )
+    return made
 
 
 def check_settings(config: Config) -> None:
@@ -173,7 +190,7 @@ def dataset_and_tasks(config: Config) -> tuple[Dataset, dict[str, Task]]:
     names = task_names(config)
     settings = {key: value for key, value in config.dataset.items() if key != "tasks"}
     carve = config.select_on == "validation"
-    dataset: Dataset = component(settings, "dataset", carve_validation=carve)
+    dataset: Dataset = component(settings, "dataset", Dataset, carve_validation=carve)
     carried = [task for tasks in dataset.streams.values() for task in tasks]
     for name in names:
         if name not in carried:
@@ -192,7 +209,7 @@ def dataset_and_tasks(config: Config) -> tuple[Dataset, dict[str, Task]]:
         facts = {**dataset.facts.get(name, {}), "name": name}
         own = {**config.dataset["tasks"][name]}
         given = {key: value for key, value in facts.items() if key not in own}
-        tasks[name] = component(own, f"dataset.tasks.{name}", **given)
+        tasks[name] = component(own, f"dataset.tasks.{name}", Task, **given)
     return dataset, tasks
 
 
@@ -246,37 +263,39 @@ def model(config: Config, dataset: Dataset, tasks: Mapping[str, Task]) -> MultiT
 
     def make_backbone(copy: int = 0) -> Backbone:
         seed_global(config.seed, "init", "backbone", copy)
-        backbone: Backbone = component(config.backbone, "backbone", input_shape=shape)
-        return backbone
+        made: Backbone = component(config.backbone, "backbone", Backbone, input_shape=shape)
+        return made
 
     facts = {"make_backbone": make_backbone, "streams": dataset.streams}
-    architecture: Architecture = component(config.architecture, "architecture", **facts)
+    architecture: Architecture = component(
+        config.architecture, "architecture", Architecture, **facts
+    )
     heads: dict[str, Head] = {}
     for name, task in tasks.items():
         seed_global(config.seed, "init", "head", name)
         size = tuple(shape[-2:]) if task.dense else None
-        head: Head = component(
+        heads[name] = component(
             _head_of(config, name),
             f"heads (task {name})",
+            Head,
             in_channels=architecture.out_channels(name),
             out_channels=task.output_size,
             spatial=architecture.spatial(name),
             size=size,
         )
-        heads[name] = head
     return MultiTaskModel(architecture, heads)
 
 
 def weighting(config: Config, infos: Sequence[TaskInfo]) -> Weighting:
     """The method."""
     seed_global(config.seed, "init", "weighting")
-    method: Weighting = component(config.weighting, "weighting", tasks=infos)
+    method: Weighting = component(config.weighting, "weighting", Weighting, tasks=infos)
     return method
 
 
 def sampler(config: Config, tasks: Mapping[str, Task]) -> Sampler:
     """The sampler."""
-    chosen: Sampler = component(config.sampler, "sampler", tasks=tuple(tasks))
+    chosen: Sampler = component(config.sampler, "sampler", Sampler, tasks=tuple(tasks))
     return chosen
 
 
@@ -302,10 +321,10 @@ def forward_flops(network: MultiTaskModel, loader: TrainLoader) -> float:
 def optimizer(config: Config, network: MultiTaskModel, method: Weighting) -> Optimizer:
     """The optimizer over the network's and the method's parameters."""
     rate = config.optimizer.get("lr")
-    groups = parameter_groups(network, method, 1e-3 if rate is None else float(rate))
+    groups = parameter_groups(network, method, 1e-3 if rate is None else rate)
     if not groups[0]["params"]:
         raise UserError("The network has no parameters to train: every one of them is frozen.")
-    chosen: Optimizer = component(config.optimizer, "optimizer", params=groups)
+    chosen: Optimizer = component(config.optimizer, "optimizer", Optimizer, params=groups)
     return chosen
 
 
@@ -317,5 +336,5 @@ def scheduler(config: Config, chosen: Optimizer) -> LRScheduler | None:
     for length in ("T_max", "total_iters"):
         if length in settings and settings[length] is None:
             settings[length] = config.epochs
-    made: LRScheduler = component(settings, "scheduler", optimizer=chosen)
+    made: LRScheduler = component(settings, "scheduler", LRScheduler, optimizer=chosen)
     return made

@@ -4,7 +4,7 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -139,7 +139,7 @@ def _train(arguments: list[str]) -> int:
         if traceback_wanted:
             raise
         if all(error is not failure for _, failure in FAILED):
-            if not isinstance(error, (HydraException, OmegaConfBaseException)):
+            if not isinstance(error, (HydraException, OmegaConfBaseException, ValueError)):
                 raise
             raise UserError(_explain(error, arguments)) from error
     finally:
@@ -173,7 +173,7 @@ def _job(config: "DictConfig") -> None:
     from omegaconf import OmegaConf
     from rich.console import Console
 
-    from mtlrun.config import Config, choices_of, method_name, unknown_settings
+    from mtlrun.config import Config, choices_of, method_name, plain, unknown_settings
 
     hydra_config: Any = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
@@ -181,7 +181,8 @@ def _job(config: "DictConfig") -> None:
     groups, changed = _changes(config, hydra_config)
     try:
         for key in unknown_settings(config):
-            raise UserError(_explain_key(key, []))
+            known = [name for name in plain(config) if name not in unknown_settings(config)]
+            raise UserError(_explain_key(key, known, choices))
         typed = OmegaConf.to_object(config)
         assert isinstance(typed, Config)
 
@@ -226,6 +227,9 @@ def _run_folder(*, _root_: Any) -> str:
     from mtlrun.config import choices_of, method_name
 
     choices = choices_of(_root_.hydra)
+    for group in ("dataset", "weighting"):
+        if group not in choices:
+            raise UserError(f"~{group}: every run has a {group}. Choose one: mtlrun list {group}.")
     groups, changed = _changes(_root_, _root_.hydra)
     method = method_name(choices["weighting"], groups, changed)
     return f"{choices['dataset']}/{method}/seed={_root_.seed}"
@@ -234,6 +238,12 @@ def _run_folder(*, _root_: Any) -> str:
 def _explain(error: Exception, arguments: Sequence[str]) -> str:
     """One paragraph from Hydra's report of a slip on the command line."""
     text = str(error)
+    ours = re.match(r"UserError raised while resolving interpolation: (.*)", text)
+    if ours:
+        return ours[1]
+    several = re.match(r"Ambiguous value for argument '(.+)'", text)
+    if several:
+        return f"{several[1]}: for a run with each value add -m; a list is written KEY=[A,B]."
     missing = re.search(r"Could not find '([\w./-]+)'", text)
     if missing and "/" in missing[1]:
         group, name = missing[1].rsplit("/", 1)
@@ -242,31 +252,30 @@ def _explain(error: Exception, arguments: Sequence[str]) -> str:
         return f"{group}={name}: there is no such choice. {_near(name, known)}"
     key = re.search(r"(?:Could not override '([\w.@/-]+)'|Key '(\w+)' is not in struct)", text)
     if key:
-        return _explain_key(key[1] or key[2], arguments)
-    text = re.sub(r"^Error merging override (\S+)", r"\1:", text)
-    if "is not a ListConfig" in text:
-        text = text.split(":")[0] + ": give a list, as in tasks=[depth]"
-    causes = [text, str(error.__cause__ or "").splitlines()[0] if error.__cause__ else ""]
-    return " ".join(" ".join(causes).split()).removesuffix(".") + "."
+        from mtlrun.config import choices_of, plain
+
+        composed = _compose_choices(arguments)
+        return _explain_key(key[1] or key[2], plain(composed), choices_of(composed.hydra))
+    cause = str(error.__cause__ or "").split("\n")[0]
+    text = " ".join(f"{text} {cause}".split()).removesuffix(".")
+    override = re.match(r"Error merging override (\S+) (.*)", text)
+    if override and "is not a ListConfig" in text:
+        return f"{override[1]}: give a list, for example tasks=[digit,ink]."
+    return f"{override[1]}: {override[2]}." if override else f"{text}."
 
 
-def _explain_key(key: str, arguments: Sequence[str]) -> str:
-    """What is known where a key is not; ``arguments`` say which choices the user made."""
-    from mtlrun.config import choices_of, plain
-
-    composed = _compose_choices(arguments)
-    leaves = plain(composed)
+def _explain_key(key: str, leaves: Iterable[str], choices: Mapping[str, str]) -> str:
+    """What is known where a key is not."""
     parent, _, last = key.rpartition(".")
     inside = {name.removeprefix(f"{parent}.") for name in leaves if name.startswith(f"{parent}.")}
     if inside:
-        chosen = choices_of(composed.hydra).get(parent)
-        within = f"{parent}={chosen}" if chosen else parent
+        within = f"{parent}={choices[parent]}" if parent in choices else parent
         known = sorted({name.split(".")[0] for name in inside} - {"_target_"})
         near = difflib.get_close_matches(last, known, n=1, cutoff=0.5)
         hint = f"Did you mean {parent}.{near[0]}? " if near else ""
         return f"{key}: there is no such setting. {hint}{within} has {', '.join(known) or 'none'}."
-    tops = {name.split(".")[0] for name in leaves}
-    near = difflib.get_close_matches(key, [*leaves, *sorted(tops)], n=1, cutoff=0.6)
+    tops = sorted({name.split(".")[0] for name in leaves})
+    near = difflib.get_close_matches(key, [*leaves, *tops], n=1, cutoff=0.6)
     hint = f"Did you mean {near[0]}? " if near else ""
     return f"{key}: there is no such setting. {hint}See mtlrun --help, or mtlrun list."
 

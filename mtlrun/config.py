@@ -5,7 +5,7 @@ The sections ``engine``, ``gradients`` and ``tracking`` and the root keys are ty
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from hashlib import blake2b
 from typing import Any
 
@@ -77,6 +77,9 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
 
+GROUPS = tuple(section.name for section in fields(Config) if section.default_factory is dict)
+"""What holds the settings of one choice each; ``build`` compares them with their classes."""
+
 CHOICES = {
     "select_on": ("validation", "test"),
     "engine.amp": ("none", "bf16"),
@@ -95,7 +98,7 @@ AT_LEAST = {
     "engine.checkpoint_minutes": 0,
     "engine.evaluation_batch_size": 1,
     "engine.patience": 1,
-    "engine.clip_norm": 0,
+    "engine.clip_norm": 1e-6,
     "gradients.every": 1,
     "tracking.images": 0,
     "seed": 0,
@@ -120,15 +123,9 @@ def register() -> None:
 
 
 def unknown_settings(config: DictConfig) -> list[str]:
-    """Keys that Hydra's ``+`` added where nothing reads them. Groups are checked in ``build``."""
-    sections = {"": Config, "engine.": EngineConfig, "gradients.": GradientsConfig}
-    sections["tracking."] = TrackingConfig
-    return [
-        f"{prefix}{key}"
-        for prefix, section in sections.items()
-        for key in OmegaConf.select(config, prefix.removesuffix(".")) if prefix else config
-        if key not in section.__dataclass_fields__ and key != "hydra"
-    ]
+    """Keys outside of groups that Hydra's ``+`` added, and that nothing reads."""
+    known = plain(OmegaConf.structured(Config))
+    return [key for key in plain(config) if key not in known and key.split(".")[0] not in GROUPS]
 
 
 def validate(config: Config) -> None:
@@ -198,6 +195,7 @@ def changed_settings(
         key: here.get(key)
         for key in sorted(here.keys() | base.keys())
         if here.get(key, ...) != base.get(key, ...)
+        and (key in here or not any(name.startswith(f"{key}.") for name in here))  # now a mapping
         and not any(key == free or key.startswith(f"{free}.") for free in WITHOUT_EFFECT)
     }
     groups.pop("weighting", None)
@@ -236,9 +234,8 @@ def method_name(weighting: str, groups: Mapping[str, str], changed: Mapping[str,
 
 
 def _short(value: object) -> str:
-    words = {None: "null", True: "true", False: "false"}  # as they are typed
-    text = words[value] if value is None or isinstance(value, bool) else str(value)
-    text = text.replace(" ", "").replace("'", "")
+    typed = {"None": "null", "True": "true", "False": "false"}
+    text = typed.get(str(value), str(value)).replace(" ", "").replace("'", "")
     safe = "".join(c if c.isalnum() or c in "._+-[]{}:" else "_" for c in text.rsplit("/", 1)[-1])
     if len(text) <= LONGEST_VALUE and safe == text.replace(",", "_"):
         return safe

@@ -145,7 +145,7 @@ def test_a_component_gets_its_settings_and_the_facts_that_it_takes() -> None:
         (part(rate=1.0), "group.width is missing: Part needs it. Add +group.width=..."),
         (part(width=1, tasks=["a"]), "group.tasks: Part has no such setting. Known: width, rate."),
         (part(width=0), "group (Part): width=0: must be 1 or more"),
-        (part(width="x"), "group (Part): '<' not supported between instances of 'str' and 'int'"),
+        (part(width="x"), "group (Part) cannot work with width=x: '<' not supported between"),
         ({"width": 3}, "group names no class: give it a _target_."),
         ({"_target_": None}, "group names no class: give it a _target_."),
         ({"_target_": "no.such.module"}, "group._target_=no.such.module: there is no such class."),
@@ -160,6 +160,15 @@ def test_a_component_gets_its_settings_and_the_facts_that_it_takes() -> None:
 def test_settings_that_do_not_fit(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=f"^{re.escape(message)}"):
         build.component(settings, "group", tasks=())
+
+
+def test_a_class_of_another_kind_is_refused() -> None:
+    message = (
+        f"group._target_={HERE}Part makes a Part, and a torch.nn.modules.linear.Linear is needed. "
+        "Name a class that extends it."
+    )
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        build.component(part(width=1), "group", nn.Linear)
 
 
 def test_a_module_with_an_error_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

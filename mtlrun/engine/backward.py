@@ -111,7 +111,10 @@ def labelled(batch: Batch, names: Sequence[str]) -> tuple[int, ...]:
 
 def first_nonfinite(losses: Sequence[Tensor], present: Sequence[int]) -> int | None:
     """The first of the tasks whose loss is NaN or infinite. Waits for the device."""
-    values = [loss.item() for loss in losses] if losses[0].is_cpu else torch.stack(list(losses)).tolist()
+    if losses[0].is_cpu:
+        values = [loss.item() for loss in losses]
+    else:
+        values = torch.stack(list(losses)).tolist()
     bad = (task for task, value in zip(present, values, strict=True) if not math.isfinite(value))
     return next(bad, None)
 
@@ -197,9 +200,9 @@ class FromLosses(Backward):
         figures = StepFigures(info.present, [mean.detach() for mean in means], weights)
         if self.check:
             figures.nonfinite = first_nonfinite(figures.losses, info.present)
-        objective = self.weighting.objective(means)
         trained = [p for p in self.weighting.parameters() if p.requires_grad]
         if trained and figures.nonfinite is None:
+            objective = self.weighting.objective(means)
             for parameter, gradient in zip(
                 trained, torch.autograd.grad(objective, trained, allow_unused=True), strict=True
             ):

@@ -125,6 +125,10 @@ def test_gradient_norms_and_cosines_by_numpy() -> None:
         cosines = [j[s] @ j[t] / np.linalg.norm(j[s]) / np.linalg.norm(j[t]) for j in jacobians]
         assert row["cosine"] == pytest.approx(np.mean(cosines), rel=1e-12)
         assert row["step"] == 4
+    ledger.add(5, figures([1.0, 1.0, 1.0], jacobian=np.eye(3)))
+    losses, conflicts = ledger.rows(5, 1)  # the interval began anew
+    assert [row["grad_norm"] for row in losses] == [1, 1, 1]
+    assert [row["cosine"] for row in conflicts] == [0, 0, 0]
 
 
 def test_cosines_of_the_tasks_that_are_there() -> None:
@@ -147,6 +151,9 @@ def test_skipped_steps_are_counted_and_leave_no_figure() -> None:
     assert [row["loss"] for row in losses] == [2, 3, 4]
     assert ledger.skipped == 1
     assert ledger.initial == [1, 2, 3]
+    ledger.add(4, figures([1.0, NAN], (0, 2), nonfinite=2))
+    assert ledger.rows(4, 1) == ([], [])
+    assert ledger.skipped == 2
 
 
 @pytest.mark.parametrize("bad", [NAN, math.inf, -math.inf])

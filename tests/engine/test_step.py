@@ -1,6 +1,7 @@
 """Steps of methods that see losses, against hand-written PyTorch loops."""
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -297,9 +298,17 @@ def test_a_step_without_any_label_does_nothing() -> None:
 
 
 class Noting(Equal):
-    """Notes whether it was told that the parameters moved."""
+    """Notes the losses that it saw, and whether it was told that the parameters moved."""
 
     moved = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.finite: list[bool] = []
+
+    def objective(self, losses: list[Tensor]) -> Tensor:
+        self.finite += [math.isfinite(loss.item()) for loss in losses]
+        return super().objective(losses)
 
     def after_step(self) -> None:
         self.moved += 1
@@ -318,6 +327,7 @@ def test_a_bad_loss_changes_nothing_and_is_named(accumulate: int) -> None:
     figures = step(bad, 0, 1)
     assert figures.nonfinite == 1
     assert weighting.moved == 1
+    assert all(weighting.finite)
     assert_equal_models(model, before)
     assert all(p.grad is None for p in model.parameters())
     now = step.optimizer.state_dict()["state"]
