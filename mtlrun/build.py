@@ -53,7 +53,8 @@ def located(settings: Settings, where: str) -> Callable[..., Any]:
         found: Callable[..., Any] | None = pydoc.locate(target)  # type: ignore[assignment]
     except pydoc.ErrorDuringImport as error:
         raise UserError(
-            f"{where}._target_={target}: its module has an error: {error.value!r}."
+            f"{where}._target_={target}: its module has an error: "
+            f"{type(error.value).__name__}: {error.value}."
         ) from error
     if not callable(found):
         raise UserError(
@@ -128,8 +129,8 @@ def component(settings: Settings, where: str, kind: type = object, **facts: Any)
         ) from error
     if not isinstance(made, kind):
         raise UserError(
-            f"{where}._target_={settings['_target_']} makes a {type(made).__name__}, and a "
-            f"{kind.__module__}.{kind.__name__} is needed. Name a class that extends it."
+            f"{where}._target_={settings['_target_']}: {type(made).__name__} does not extend "
+            f"{kind.__module__}.{kind.__name__}. Name a class that does."
         )
     return made
 

@@ -145,7 +145,8 @@ def _train(arguments: list[str]) -> int:
     finally:
         if not traceback_wanted:
             del os.environ["HYDRA_FULL_ERROR"]
-    return _report_failures(traceback_wanted) if FAILED else 0
+    sweep = not {"-m", "--multirun"}.isdisjoint(arguments)
+    return _report_failures(sweep, traceback_wanted) if FAILED else 0
 
 
 def _with_open_keys(argument: str) -> str:
@@ -153,16 +154,17 @@ def _with_open_keys(argument: str) -> str:
     return f"++{argument}" if argument.startswith("heads.of.") else argument
 
 
-def _report_failures(traceback_wanted: bool) -> int:
+def _report_failures(sweep: bool, traceback_wanted: bool) -> int:
     line, error = FAILED[0]
-    if len(FAILED) == 1 and (traceback_wanted or isinstance(error, UserError)):
-        raise error
-    print(f"mtlrun: {len(FAILED)} job(s) failed:", file=sys.stderr)
-    for line, _ in FAILED:
-        print(f"  {line}", file=sys.stderr)
-    print(
-        "Each failed job's run.log says more; HYDRA_FULL_ERROR=1 shows tracebacks.", file=sys.stderr
-    )
+    if not sweep:
+        if traceback_wanted or isinstance(error, UserError):
+            raise error
+        print(f"mtlrun: {line}", file=sys.stderr)
+    else:
+        print(f"mtlrun: {len(FAILED)} of the sweep's jobs failed:", file=sys.stderr)
+        for line, _ in FAILED:
+            print(f"  {line}", file=sys.stderr)
+    print("A failed run's run.log says more; HYDRA_FULL_ERROR=1 shows tracebacks.", file=sys.stderr)
     return 1
 
 

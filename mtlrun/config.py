@@ -13,6 +13,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from mtlrun.errors import UserError
+from mtlrun.tracking.folder import flatten
 
 
 @dataclass
@@ -208,18 +209,6 @@ def plain(config: DictConfig) -> Leaves:
     nested = OmegaConf.to_container(own, resolve=True)
     assert isinstance(nested, dict)
     return flatten(nested)
-
-
-def flatten(settings: Mapping[Any, Any], prefix: str = "") -> Leaves:
-    """Leaves of nested settings by dotted key."""
-    leaves: Leaves = {}
-    for key, value in settings.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping) and value:
-            leaves.update(flatten(value, f"{name}."))
-        else:
-            leaves[name] = value
-    return leaves
 
 
 def method_name(weighting: str, groups: Mapping[str, str], changed: Mapping[str, Any]) -> str:

@@ -53,7 +53,7 @@ def config_of(*overrides: str) -> Config:
     return config
 
 
-# -- every shipped configuration -------------------------------------------------------------------
+# -- every shipped configuration ------------------------------------------------------------------
 
 
 def rows_of_choices() -> list[tuple[str, ...]]:
@@ -100,7 +100,7 @@ def test_what_a_dataset_brings_gives_way_to_the_command_line(dataset: str) -> No
     assert config.backbone["_target_"] == "mtlrun.models.backbones.mlp.MLP"
 
 
-# -- settings against signatures -------------------------------------------------------------------
+# -- settings against signatures ------------------------------------------------------------------
 
 
 class Part:
@@ -164,8 +164,8 @@ def test_settings_that_do_not_fit(settings: dict[str, Any], message: str) -> Non
 
 def test_a_class_of_another_kind_is_refused() -> None:
     message = (
-        f"group._target_={HERE}Part makes a Part, and a torch.nn.modules.linear.Linear is needed. "
-        "Name a class that extends it."
+        f"group._target_={HERE}Part: Part does not extend torch.nn.modules.linear.Linear. Name a "
+        "class that does."
     )
     with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
         build.component(part(width=1), "group", nn.Linear)
@@ -221,7 +221,7 @@ def test_slips_are_found_before_any_data_is_read(
         build.check_settings(config)
 
 
-# -- heads -----------------------------------------------------------------------------------------
+# -- heads ----------------------------------------------------------------------------------------
 
 
 def test_one_tasks_head_changed_and_anothers_replaced() -> None:
@@ -260,7 +260,7 @@ def test_a_head_that_does_not_fit_its_task_is_named() -> None:
         model_of(config_of("dataset=digits", "heads=conv", "backbone=cnn"))
 
 
-# -- tasks, data, weights --------------------------------------------------------------------------
+# -- tasks, data, weights -------------------------------------------------------------------------
 
 
 def model_of(config: Config) -> MultiTaskModel:
@@ -377,7 +377,7 @@ def test_the_initial_weights_of_a_part_depend_on_the_seed_and_the_part_alone() -
     assert torch.equal(alone["heads.2.layers.0.weight"], every["heads.2.layers.0.weight"])
 
 
-# -- optimisation ----------------------------------------------------------------------------------
+# -- optimisation ---------------------------------------------------------------------------------
 
 
 def optimizer_of(config: Config) -> torch.optim.Optimizer:

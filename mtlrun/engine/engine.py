@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -253,11 +253,9 @@ class Engine:
         groups = self.selection.groups
         if len(groups) > 1 and len(improved) < len(groups):
             kept: dict[str, Any] = checkpoint.read(path)["model"]
-            names = {id(p): name for name, p in self.parts.model.named_parameters()}
-            for number in improved:
-                for prefix in _modules_of(self.parts.model, groups[number], names):
-                    kept.update({k: v for k, v in model.items() if k.startswith(prefix)})
-            model = kept
+            for number, keys in enumerate(_entries_of(self.parts.model, groups)):
+                if number not in improved:
+                    model.update({key: kept[key] for key in keys})
         checkpoint.write(path, {"model": model, "epoch": list(self.selection.epoch)})
 
     def _save(self) -> None:
@@ -326,15 +324,26 @@ class Engine:
         )
 
 
-def _modules_of(
-    model: MultiTaskModel, group: tuple[str, ...], names: Mapping[int, str]
-) -> set[str]:
-    """Prefixes, in the model's state dict, of the modules that belong to a group of tasks.
+def _entries_of(model: MultiTaskModel, groups: Sequence[tuple[str, ...]]) -> list[list[str]]:
+    """For each of the independent groups of tasks its entries in the model's state dict.
 
-    Buffers (running means) go with the module that holds the group's parameters.
+    Those are the parameters that it trains. Anything else (running means, frozen weights) goes with
+    the trained parameters nearest to it in the tree of modules, where they are of one group.
     """
-    return {
-        names[id(parameter)].rsplit(".", 1)[0] + "."
-        for task in group
-        for parameter in model.own_parameters(task)
-    }
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    owners: dict[str, set[int]] = {}
+    for number, group in enumerate(groups):
+        for parameter in (p for task in group for p in model.own_parameters(task)):
+            place = names[id(parameter)]
+            while place:
+                owners.setdefault(place, set()).add(number)
+                place = place.rpartition(".")[0]
+    entries: list[list[str]] = [[] for _ in groups]
+    for key in model.state_dict():
+        place = key
+        while place and place not in owners:
+            place = place.rpartition(".")[0]
+        nearest = owners.get(place, set())
+        if len(nearest) == 1:
+            entries[min(nearest)].append(key)
+    return entries

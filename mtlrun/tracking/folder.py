@@ -80,7 +80,7 @@ def claim(folder: Path, config: Mapping[str, Any], without_effect: tuple[str, ..
     write_text(path, OmegaConf.to_yaml(OmegaConf.create(dict(config))))
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(config: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
     """Leaves of nested settings by dotted key."""
     leaves: dict[str, Any] = {}
     for key, value in config.items():

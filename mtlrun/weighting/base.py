@@ -82,7 +82,8 @@ class LossWeighting(Weighting):
 
     Attributes:
         linear: whether :meth:`objective` is linear in the losses given the method's state. Only
-            then may a step be accumulated over several micro-batches.
+            then may a step be accumulated over several micro-batches: the engine asks for the
+            weights with losses of 1 beforehand, so such an objective changes no state.
     """
 
     heads: ClassVar[Literal["weighted", "unweighted"]] = "weighted"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 SHORT = (
     "epochs=3",
-    "batch_size=4",
+    "batch_size=8",
     "engine.log_every=7",
     "engine.checkpoint_minutes=0.0005",
 )

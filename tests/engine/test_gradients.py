@@ -1,6 +1,6 @@
 import pytest
 import torch
-from engine_toys import assert_gramian, assert_near
+from engine_reference import assert_gramian, assert_near
 from torch import nn
 
 from mtlrun.engine.gradients import BLOCK, TaskGradients, gramian

@@ -7,18 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from engine_reference import assert_near, gradients_of, plain_gradients
 from engine_toys import (
     NAMES,
     RATE,
     SEED,
     WIDTH,
-    assert_near,
-    gradients_of,
     hps_model,
     linear_head,
     mlp,
     mlp_model,
-    plain_gradients,
     task_infos,
     toy_batch,
     toy_tasks,

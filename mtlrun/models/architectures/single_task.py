@@ -13,8 +13,7 @@ class SingleTask(Architecture):
 
     Every backbone starts from the same weights, those of the one backbone of a run with shared
     parameters, so that training T networks side by side equals T runs of one task each. (Dropout is
-    the exception: its masks depend on what else is drawn in a step. Clipping by the norm of the
-    whole gradient couples the networks, too.)
+    the exception: its masks depend on what else is drawn in a step.)
 
     Args:
         make_backbone: see :data:`~mtlrun.models.architectures.base.MakeBackbone`.
