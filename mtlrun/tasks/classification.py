@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mtlrun.tasks.base import Metric, Statistics, Task
+from mtlrun.tasks.confusion import confusion_matrix
 
 MISSING = -1
 
@@ -68,13 +69,7 @@ class Classification(Task):
             prediction: logits [N, classes].
             target: int64 [N], -1 where missing.
         """
-        size = self.output_size
-        # Rows without a label fall into one cell more, which is cut off: no row has to be picked,
-        # and so nothing has to be read back from the device.
-        cell = torch.where(self.labelled(target), target * size + prediction.argmax(1), size * size)
-        counts = torch.zeros(size * size + 1, dtype=torch.int64, device=target.device)
-        counts.scatter_add_(0, cell, torch.ones_like(cell))
-        return {"confusion": counts[:-1].view(size, size)}
+        return {"confusion": confusion_matrix(prediction, target, self.labelled(target))}
 
     def compute(self, statistics: Statistics) -> dict[str, float]:
         """See :meth:`Task.compute`."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mtlrun.tasks.base import Metric, Statistics, Task
+from mtlrun.tasks.confusion import confusion_matrix
 
 GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
@@ -88,15 +89,8 @@ class Segmentation(Task):
             prediction: logits [N, classes, H, W].
             target: [N, H, W].
         """
-        size = self.output_size
-        target = target.long()
-        # Void pixels fall into one cell more, which is cut off: nothing is read from the device.
-        cell = torch.where(
-            target != self.ignore_index, target * size + prediction.argmax(1), size * size
-        ).flatten()
-        counts = torch.zeros(size * size + 1, dtype=torch.int64, device=cell.device)
-        counts.scatter_add_(0, cell, torch.ones_like(cell))
-        return {"confusion": counts[:-1].view(size, size)}
+        labelled = target != self.ignore_index
+        return {"confusion": confusion_matrix(prediction, target.long(), labelled)}
 
     def compute(self, statistics: Statistics) -> dict[str, float]:
         """See :meth:`Task.compute`."""
