@@ -18,7 +18,7 @@ from mtlrun.analysis.figures import (
     metric_values,
     over_seeds,
 )
-from mtlrun.analysis.groups import Group
+from mtlrun.analysis.groups import Group, short_names
 from mtlrun.analysis.notes import (
     baseline_notes,
     machine_notes,
@@ -72,6 +72,8 @@ class _Comparison:
     """The groups of one dataset with everything that is known of them.
 
     Attributes:
+        short: how a group is called in the table.
+        common: changed settings that all groups have, left out of their names.
         labels: how a group is called in the notes.
         against: what each group's delta_m is against.
         no_delta_m: why each other group has none.
@@ -81,6 +83,8 @@ class _Comparison:
     which: Which
     baselines: Baselines
     statistics: Statistics
+    short: Mapping[Group, str]
+    common: tuple[str, ...]
     labels: Mapping[Group, str]
     against: Mapping[Group, Group]
     no_delta_m: Mapping[Group, str]
@@ -89,7 +93,8 @@ class _Comparison:
     def of(cls, groups: Sequence[Group], which: Which, baselines: Baselines) -> "_Comparison":
         """Compute the figures of ``groups`` over their seeds, and their delta_m."""
         several = len({group.study for group in groups}) > 1
-        labels = {g: f"{g.study}: {g.method}" if several else g.method for g in groups}
+        short, common = short_names(groups)
+        labels = {g: f"{g.study}: {short[g]}" if several else short[g] for g in groups}
         statistics = over_seeds(
             (group, {**metric_values(run, which), SECONDS: run.seconds})
             for group in groups
@@ -112,7 +117,7 @@ class _Comparison:
                 continue
             against[group] = baseline
             statistics[group].update(over_seeds((group, values) for values in deltas)[group])
-        return cls(groups, which, baselines, statistics, labels, against, reasons)
+        return cls(groups, which, baselines, statistics, short, common, labels, against, reasons)
 
     def table(self, dataset: str) -> Table:
         """The table of everything that was computed."""
@@ -123,8 +128,9 @@ class _Comparison:
             Row(
                 study=group.study,
                 method=group.method,
+                label=self.short[group],
                 seeds=len(group.runs),
-                baseline=self.labels[self.against[group]] if group in self.against else "",
+                baseline=self._whole_name(self.against[group]) if group in self.against else "",
                 cells=tuple(self.statistics[group].get(figure, Cell()) for figure in figures),
             )
             for group in ranked
@@ -136,6 +142,10 @@ class _Comparison:
             caption=tuple(self._caption()),
             notes=tuple(self._notes()),
         )
+
+    def _whole_name(self, group: Group) -> str:
+        several = len({other.study for other in self.groups}) > 1
+        return f"{group.study}: {group.method}" if several else group.method
 
     def _figures(self) -> Iterator[Figure]:
         """Columns: the metrics task by task, delta_m, seconds."""
@@ -174,6 +184,8 @@ class _Comparison:
         splits = said_by((run.select_on, "") for group in self.groups for run in group.runs)
         where = WHICH_TEXT[self.which].format(split=" or ".join(splits))
         yield f"{where}; mean ± standard deviation over seeds."
+        if self.common:
+            yield f"All with {', '.join(self.common)}."
         if self.against:
             metrics = len([f for f in dict.fromkeys(self._figures()) if f.better]) - 2
             yield (

@@ -62,6 +62,28 @@ def group_runs(runs: Iterable[Run]) -> tuple[list[Group], list[str]]:
     return groups, notes
 
 
+def short_names(groups: Sequence[Group]) -> tuple[dict[Group, str], tuple[str, ...]]:
+    """Names that leave out the changed settings that all groups have, and these settings.
+
+    Where a run does not say what was changed, or there is one group only, names are whole.
+    """
+    changes = [group.runs[0].changed for group in groups]
+    known = [change for change in changes if change is not None]
+    if len(groups) < 2 or len(known) < len(groups):
+        return {group: group.method for group in groups}, ()
+    common = set.intersection(*(set(change.items()) for change in known))
+    names = {
+        group: ",".join(
+            [group.runs[0].weighting]
+            + [f"{key}={value}" for key, value in change.items() if (key, value) not in common]
+        )
+        for group, change in zip(groups, known, strict=True)
+    }
+    if len(set(names.values())) < len({group.method for group in groups}):
+        return {group: group.method for group in groups}, ()
+    return names, tuple(f"{key}={value}" for key, value in sorted(common))
+
+
 def nearest(group: Group, candidates: Sequence[Group]) -> Group | None:
     """The candidate that trains the group's tasks with the settings that are most like its own."""
     if not candidates:

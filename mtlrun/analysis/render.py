@@ -167,7 +167,7 @@ def row_header(table: Table) -> list[str]:
 
 def row_names(table: Table, row: Row) -> list[str]:
     """What a row is, before its figures: its study where there are several, method, seeds."""
-    return [*([row.study] if len(table.studies) > 1 else []), row.method, str(row.seeds)]
+    return [*([row.study] if len(table.studies) > 1 else []), row.label, str(row.seeds)]
 
 
 def heading(column: Column) -> tuple[str, str]:

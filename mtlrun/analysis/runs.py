@@ -53,6 +53,8 @@ class Run:
         folder: where it lies, as found.
         method: weighting and changed settings; runs that share study, dataset and method differ
             by their seed only.
+        weighting: the first part of the method.
+        changed: its changed settings, as text; None where the run does not say.
         metrics: for each task its metrics by name, in the order of the run.
         seconds: of training and testing; NaN where unknown.
         machine: what ``seconds`` depends on: device and threads.
@@ -65,6 +67,8 @@ class Run:
     study: str
     dataset: str
     method: str
+    weighting: str
+    changed: Mapping[str, str] | None
     architecture: str
     seed: int
     select_on: str
@@ -221,6 +225,8 @@ def _finished_run(folder: Path, result: Mapping[str, Any]) -> Run:
         study=str(result["study"]),
         dataset=str(result["dataset"]),
         method=str(result["method"]),
+        weighting=str(result["weighting"]),
+        changed=_texts(result.get("changed")),
         architecture=str(result["architecture"]),
         seed=int(result["seed"]),
         select_on=str(result["select_on"]),
@@ -230,6 +236,12 @@ def _finished_run(folder: Path, result: Mapping[str, Any]) -> Run:
         settings=settings | (config or {}),
         has_config=config is not None,
     )
+
+
+def _texts(settings: object) -> dict[str, str] | None:
+    if not isinstance(settings, dict):
+        return None
+    return {key: str(value) for key, value in settings.items()}
 
 
 def _number(value: object) -> float:

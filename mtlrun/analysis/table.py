@@ -53,12 +53,15 @@ class Row:
     """A method.
 
     Attributes:
-        baseline: the label of the row that its delta_m is against; empty where there is none.
+        method: its whole name, as the folder says.
+        label: its name in this table, without the settings that all rows have.
+        baseline: the name of the row that its delta_m is against; empty where there is none.
         cells: one for each of the table's columns.
     """
 
     study: str
     method: str
+    label: str
     seeds: int
     baseline: str
     cells: tuple[Cell, ...]

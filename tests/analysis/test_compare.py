@@ -359,3 +359,25 @@ def test_a_subset_of_tasks_leaves_its_other_cells_empty(
     assert math.isnan(cell_of(table, "equal,tasks=[ink]", "digit/accuracy").mean)
     assert cell_of(table, "equal,tasks=[ink]", "delta_m/over_metrics").mean == pytest.approx(10)
     assert any("Rows differ in tasks" in note for note in table.notes)
+
+
+def test_names_leave_out_the_settings_that_all_rows_have(
+    write_run: "WriteRun", outputs: Path
+) -> None:
+    common = {"epochs": 8, "backbone": "resnet18"}
+    write_run("equal,backbone=resnet18,epochs=8", digits(0.9), changed=common)
+    changed = {**common, "weighting.alpha": 0.5}
+    name = "gradnorm,backbone=resnet18,epochs=8,weighting.alpha=0.5"
+    write_run(name, digits(0.8), changed=changed)
+    table = table_of(outputs)
+    assert {row.label for row in table.rows} == {"equal", "gradnorm,weighting.alpha=0.5"}
+    assert {row.method for row in table.rows} == {"equal,backbone=resnet18,epochs=8", name}
+    assert "All with backbone=resnet18, epochs=8." in table.caption
+
+
+def test_names_stay_whole_where_a_run_does_not_say_what_was_changed(
+    write_run: "WriteRun", outputs: Path
+) -> None:
+    write_run("equal,epochs=8", digits(0.9), changed={"epochs": 8})
+    write_run("mgda,epochs=8", digits(0.8))
+    assert {row.label for row in table_of(outputs).rows} == {"equal,epochs=8", "mgda,epochs=8"}

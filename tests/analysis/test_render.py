@@ -34,12 +34,14 @@ FIRST = Table(
         Row(
             "default",
             "single_task",
+            "single_task",
             2,
             "single_task",
             (Cell(0.95, 0.01), Cell(0.2, 0.01, best=True), Cell(-1e-16, 0.5), Cell(30.0, 1.0)),
         ),
         Row(
             "default",
+            "a|b[c]_100%",
             "a|b[c]_100%",
             1,
             "single_task",
@@ -53,8 +55,8 @@ SECOND = Table(
     dataset="nyuv2",
     columns=(Column("depth", "rmse", "lower", 3), DELTA, SECONDS),
     rows=(
-        Row("a", "equal", 1, "", (Cell(0.5), Cell(), Cell(5.0))),
-        Row("b", "equal", 1, "", (Cell(0.6), Cell(), Cell(5.0))),
+        Row("a", "equal", "equal", 1, "", (Cell(0.5), Cell(), Cell(5.0))),
+        Row("b", "equal", "equal", 1, "", (Cell(0.6), Cell(), Cell(5.0))),
     ),
     caption=("Test split.",),
     notes=(),
@@ -163,6 +165,7 @@ def test_no_figure_is_cut_in_a_narrow_terminal(width: int) -> None:
     rows = tuple(
         Row(
             "default",
+            f"weighting{r},setting.of.a.long.name=0.5",
             f"weighting{r},setting.of.a.long.name=0.5",
             3,
             "",

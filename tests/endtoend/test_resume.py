@@ -152,15 +152,6 @@ def test_asked_to_stop_by_the_terminal_and_by_the_system(
     assert_same_run(only_run(tmp_path), undisturbed(*SHORT, NO_EVENTS))
 
 
-def test_a_request_in_the_last_evaluation_is_not_lost(tmp_path: Path) -> None:
-    """A sweep must not go on with its next job when its last epoch was asked to stop."""
-    arguments = ["-m", *SHORT, NO_EVENTS, "seed=0,1"]
-    running = mtlrun(tmp_path, *arguments).until(Moment(tmp_path).row("metrics.csv", "3"))
-    code, printed = running.send(signal.SIGINT)
-    assert code == 130, printed
-    assert only_run(tmp_path).name == "seed=0"
-
-
 # -- damage ----------------------------------------------------------------------------------------
 
 
@@ -264,9 +255,13 @@ def test_a_full_disk_loses_no_finished_epoch(
 def test_a_second_process_is_refused(tmp_path: Path, undisturbed: "Undisturbed") -> None:
     arguments = [*SHORT, NO_EVENTS]
     first = mtlrun(tmp_path, *arguments).until(epoch(Moment(tmp_path)))
-    second = mtlrun(tmp_path, *arguments, output="second.txt")
-    code, printed = second.wait()
+    process = first.process.pid
+    assert process is not None
+    os.kill(process, signal.SIGSTOP)
+    code, printed = mtlrun(tmp_path, *arguments, output="second.txt").wait()
+    os.kill(process, signal.SIGCONT)
     assert code == 1
-    assert f"is in use: process {first.process.pid} on " in printed
+    assert f"is in use: process {process} on " in printed
+    assert "run with another study=NAME or seed=N." in printed
     first.finish()
     assert_same_run(only_run(tmp_path), undisturbed(*arguments))

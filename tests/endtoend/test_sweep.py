@@ -1,9 +1,12 @@
 """Several runs by one command: a folder each, what is missing only, the same figures as alone."""
 
+import multiprocessing
+import os
 import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import (
@@ -18,6 +21,7 @@ from commands import (
 )
 
 from mtlrun.cli import run_command
+from mtlrun.engine import engine
 
 METHODS = ("equal", "uncertainty", "gradnorm", "mgda", "pcgrad")
 BRIEF = ("epochs=1", "tracking.tensorboard=false", "tracking.progress=none")
@@ -123,6 +127,31 @@ def test_ctrl_c_stops_the_whole_sweep(tmp_path: Path) -> None:
     state = checkpoint(only_run(tmp_path), "last.pt")
     assert f"Stopped at step {state['steps']} " in printed
     assert "Traceback" not in printed
+
+
+def test_a_request_in_the_last_evaluation_is_not_lost(
+    directory: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sweep does not go on with its next job."""
+    evaluate = engine.evaluate
+
+    def ask_to_stop(*arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return evaluate(*arguments)
+
+    monkeypatch.setattr(engine, "evaluate", ask_to_stop)
+    assert run_command(["-m", "seed=0,1", *BRIEF]) == 130
+    assert only_run(directory).name == "seed=0"
+    assert "(epoch 1); the checkpoint is written." in capsys.readouterr().err
+    monkeypatch.undo()
+    monkeypatch.chdir(directory)
+    assert run_command(["seed=0", *BRIEF]) == 0
+
+
+def test_processes_that_read_data_end_with_their_job(directory: Path) -> None:
+    assert run_command(["-m", "seed=0,1", "engine.workers=2", *BRIEF]) == 0
+    assert len(run_folders(directory)) == 2
+    assert multiprocessing.active_children() == []
 
 
 # -- names of folders ------------------------------------------------------------------------------
