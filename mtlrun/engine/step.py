@@ -106,6 +106,7 @@ class TrainingStep:
             check=check,
             accumulating=accumulate > 1,
         )
+        self._indices: dict[tuple[tuple[str, ...], ...], tuple[int, ...]] = {}
         self._clip_groups = self._independent_parameters() if clip_norm is not None else []
 
     def _independent_parameters(self) -> list[list[nn.Parameter]]:
@@ -113,6 +114,14 @@ class TrainingStep:
             return [list(self.model.parameters())]
         groups = self.model.independent_groups()
         return [[p for task in group for p in self.model.own_parameters(task)] for group in groups]
+
+    def _labelled(self, batch: Batch) -> tuple[int, ...]:
+        """Indices of a batch's tasks. Nearly all batches have the same: so they are looked up."""
+        key = tuple(part.present for part in batch.values())
+        indices = self._indices.get(key)
+        if indices is None:
+            indices = self._indices[key] = labelled(batch, self.names)
+        return indices
 
     def __call__(self, batches: Sequence[Batch], epoch: int, step: int) -> StepFigures:
         """One optimizer step on one or more micro-batches.
@@ -122,7 +131,7 @@ class TrainingStep:
             epoch: counted from 0.
             step: steps done before, over the whole run.
         """
-        found = [labelled(batch, self.names) for batch in batches]
+        found = [self._labelled(batch) for batch in batches]
         batches = [batch for batch, tasks in zip(batches, found, strict=True) if tasks]
         if not batches:
             return StepFigures((), [])

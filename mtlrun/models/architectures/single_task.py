@@ -12,9 +12,9 @@ class SingleTask(Architecture):
     """A backbone of its own for each task; nothing is shared.
 
     Every backbone starts from the same weights, those of the one backbone of a run with shared
-    parameters, so that training T networks side by side equals T runs of one task each. (Exceptions:
-    dropout masks depend on what else is drawn in a step; engine.patience and a ReduceLROnPlateau
-    scheduler look at all networks.)
+    parameters, so that training T networks side by side equals T runs of one task each.
+    (Exceptions: dropout masks depend on what else is drawn in a step; engine.patience and a
+    ReduceLROnPlateau scheduler look at all networks.)
 
     Args:
         make_backbone: see :data:`~mtlrun.models.architectures.base.MakeBackbone`.
