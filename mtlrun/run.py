@@ -211,11 +211,11 @@ def _baseline(config: Config, tasks: Any) -> Callable[[Figures], float] | None:
 
 
 def _hyperparameters(config: Config, labels: Labels) -> dict[str, Any]:
-    names = ("weighting", "architecture", "backbone", "optimizer")
+    """The run's row of the HParams page. It shows five columns at first: these, then changes."""
+    names = ("weighting", "architecture", "backbone")
     chosen = {name: labels.choices[name] for name in names if name in labels.choices}
-    rate = config.optimizer.get("lr")
-    numbers = {"seed": config.seed, "epochs": config.epochs, "batch_size": config.batch_size}
-    return {**chosen, **({"lr": rate} if rate is not None else {}), **numbers, **labels.changed}
+    changed = {key: value for key, value in labels.changed.items() if key != "optimizer.lr"}
+    return {**chosen, "lr": config.optimizer.get("lr"), "seed": config.seed, **changed}
 
 
 def _result(
