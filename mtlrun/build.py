@@ -1,6 +1,5 @@
 """From configuration to parts. The only caller of ``hydra.utils.instantiate``."""
 
-import difflib
 import inspect
 import pydoc
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +15,7 @@ from mtlrun.config import Config
 from mtlrun.data.base import Dataset
 from mtlrun.engine.loader import TrainLoader, label_masks
 from mtlrun.engine.step import parameter_groups
-from mtlrun.errors import UserError
+from mtlrun.errors import UserError, did_you_mean
 from mtlrun.models.architectures.base import Architecture
 from mtlrun.models.backbones.base import Backbone
 from mtlrun.models.heads.base import Head
@@ -28,13 +27,6 @@ from mtlrun.types import TaskInfo
 from mtlrun.weighting.base import Weighting
 
 Settings = Mapping[str, Any]
-
-
-def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """A sentence that names the nearest of the known words, and all of them."""
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    hint = f"Did you mean {near[0]}? " if near else ""
-    return f"{hint}Known: {', '.join(known) or 'none'}."
 
 
 # -- components ------------------------------------------------------------------------------------

@@ -1,6 +1,5 @@
 """The ``mtlrun`` command: verbs, else the Hydra app. Imports no torch."""
 
-import difflib
 import os
 import re
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtlrun import __version__
-from mtlrun.errors import Interrupted, UserError
+from mtlrun.errors import Interrupted, UserError, did_you_mean, nearest_hint
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -65,8 +64,7 @@ def _refuse_unknown_verb(arguments: Sequence[str]) -> None:
     """A first word that is neither a verb nor an override is a slip."""
     first = arguments[0] if arguments else ""
     if first and not first.startswith(("-", "+", "~")) and "=" not in first:
-        near = difflib.get_close_matches(first, VERBS, n=1)
-        hint = f"Did you mean mtlrun {near[0]}? " if near else ""
+        hint = nearest_hint(first, VERBS, before="mtlrun ")
         raise UserError(
             f"{first} is neither a verb ({', '.join(VERBS)}) nor a setting KEY=VALUE. {hint}See "
             "mtlrun --help."
@@ -251,7 +249,7 @@ def _explain(error: Exception, arguments: Sequence[str]) -> str:
         group, name = missing[1].rsplit("/", 1)
         options = re.search(r"Available options in '[^']+':\n((?:\t.+\n?)*)", text)
         known = options[1].split() if options else []
-        return f"{group}={name}: there is no such choice. {_near(name, known)}"
+        return f"{group}={name}: there is no such choice. {did_you_mean(name, known)}"
     key = re.search(r"(?:Could not override '([\w.@/-]+)'|Key '(\w+)' is not in struct)", text)
     if key:
         from mtlrun.config import choices_of, plain
@@ -273,12 +271,10 @@ def _explain_key(key: str, leaves: Iterable[str], choices: Mapping[str, str]) ->
     if inside:
         within = f"{parent}={choices[parent]}" if parent in choices else parent
         known = sorted({name.split(".")[0] for name in inside} - {"_target_"})
-        near = difflib.get_close_matches(last, known, n=1, cutoff=0.5)
-        hint = f"Did you mean {parent}.{near[0]}? " if near else ""
+        hint = nearest_hint(last, known, cutoff=0.5, before=f"{parent}.")
         return f"{key}: there is no such setting. {hint}{within} has {', '.join(known) or 'none'}."
     tops = sorted({name.split(".")[0] for name in leaves})
-    near = difflib.get_close_matches(key, [*leaves, *tops], n=1, cutoff=0.6)
-    hint = f"Did you mean {near[0]}? " if near else ""
+    hint = nearest_hint(key, [*leaves, *tops])
     return f"{key}: there is no such setting. {hint}See mtlrun --help, or mtlrun list."
 
 
@@ -293,9 +289,3 @@ def _compose_choices(arguments: Sequence[str]) -> "DictConfig":
             return compose("config", overrides=chosen, return_hydra_config=True)
         except HydraException:  # one of them is the slip, or comes from the user's own folder
             return compose("config", overrides=[], return_hydra_config=True)
-
-
-def _near(word: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    hint = f"Did you mean {near[0]}? " if near else ""
-    return f"{hint}Known: {', '.join(known)}."

@@ -8,7 +8,6 @@ import argparse
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
 from rich.console import Console
@@ -17,7 +16,7 @@ from rich.table import Table
 
 from mtlrun.analysis.source import ancestors, docstring
 from mtlrun.analysis.yaml_files import read_settings
-from mtlrun.errors import UserError
+from mtlrun.errors import UserError, nearest_hint
 
 SEEN = {"LossWeighting": "losses", "GramianWeighting": "Gramian", "JacobianWeighting": "Jacobian"}
 """What a weighting needs to see, by the contract that it extends."""
@@ -175,9 +174,8 @@ def _no_such_group(name: str, groups: Mapping[str, Sequence[Choice]]) -> str:
     if owners:
         verbs = " and ".join(f"`mtlrun list {group}`" for group in owners)
         return f"{name} is no group but a choice, see {verbs}."
-    close = get_close_matches(name, groups, n=1)
-    hint = f" Did you mean {close[0]}?" if close else ""
-    return f"There is no group {name}.{hint} The groups are {', '.join(groups)}."
+    hint = nearest_hint(name, groups)
+    return f"There is no group {name}. {hint}The groups are {', '.join(groups)}."
 
 
 def _print_all(groups: Mapping[str, Sequence[Choice]], console: Console) -> None:

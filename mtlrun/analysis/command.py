@@ -12,6 +12,7 @@ from mtlrun.analysis.console import print_report
 from mtlrun.analysis.render import to_csv, to_latex, to_markdown
 from mtlrun.analysis.runs import find_runs
 from mtlrun.analysis.table import Report
+from mtlrun.durable import replace_file
 from mtlrun.errors import UserError
 
 WRITERS: Mapping[str, Callable[[Report], str]] = {
@@ -129,8 +130,7 @@ def _print_text(report: Report, text_format: str) -> None:
 
 def _write(path: Path, text: str) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        replace_file(path, text.encode())
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}.") from error
     Console().print(f"Written to {path}", markup=False, highlight=False)

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from mtlrun.data.base import Source, Targets, TensorSource
+from mtlrun.durable import replace_file
 from mtlrun.errors import UserError
 
 FORMAT = 1
@@ -180,7 +181,7 @@ def write_prepared(
                 on_row(plan.rows)
                 return
             _write_rows(folder, plan, read_row, on_row)
-            _write_durably(folder / MANIFEST, json.dumps(plan.to_json(), indent=1))
+            replace_file(folder / MANIFEST, json.dumps(plan.to_json(), indent=1).encode())
             (folder / PROGRESS).unlink(missing_ok=True)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -226,7 +227,9 @@ def _write_rows(
 
 def _record(folder: Path, plan: Plan, done: int) -> None:
     """Put on record that ``done`` rows of ``plan`` are on the disk."""
-    _write_durably(folder / PROGRESS, json.dumps({"rows_done": done, "plan": plan.to_json()}))
+    replace_file(
+        folder / PROGRESS, (json.dumps({"rows_done": done, "plan": plan.to_json()})).encode()
+    )
 
 
 def _rows_done(folder: Path, plan: Plan) -> int:
@@ -266,21 +269,6 @@ def _header(rows: int, spec: ArraySpec) -> bytes:
         buffer, {"descr": described, "fortran_order": False, "shape": (rows, *spec.shape)}
     )
     return buffer.getvalue()
-
-
-def _write_durably(path: Path, text: str) -> None:
-    """Replace a file as a whole, so that it is either the old or the new one after a crash."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 @contextmanager

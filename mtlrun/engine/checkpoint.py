@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import torch
 
+from mtlrun.durable import replace_file, sync_folder
 from mtlrun.errors import UserError
 
 FORMAT = 1
@@ -22,34 +22,15 @@ class DamagedCheckpointError(UserError):
 
 
 def write(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a checkpoint, with a digest of itself: temporary file, fsync, rename.
+    """Write a checkpoint, with a digest of itself, atomically.
 
     Raises:
         OSError: where the disk is full, for example; what was at ``path`` before is untouched.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **state}, buffer)
     data = buffer.getbuffer()
-    temporary = path.with_suffix(".tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.write(hashlib.sha256(data).digest())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    replace_file(path, data, hashlib.sha256(data).digest())
 
 
 def rotate_and_write(folder: Path, state: Mapping[str, Any]) -> None:
@@ -63,7 +44,7 @@ def rotate_and_write(folder: Path, state: Mapping[str, Any]) -> None:
     if last.exists():
         last.replace(folder / "previous.pt")
     fresh.replace(last)
-    _sync_folder(folder)
+    sync_folder(folder)
 
 
 def read(path: Path) -> dict[str, Any]:

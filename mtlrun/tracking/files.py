@@ -1,23 +1,15 @@
 """Small files, written whole or not at all."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
+from mtlrun.durable import replace_file
+
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file atomically: temporary file, fsync, rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write a text file atomically."""
+    replace_file(path, text.encode())
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -1,13 +1,12 @@
 """Checks of settings that several methods share."""
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from mtlrun.errors import UserError
+from mtlrun.errors import UserError, nearest_hint
 from mtlrun.types import TaskInfo
 
 REDUCTIONS = ("sum", "mean")
@@ -59,11 +58,9 @@ def per_task(
     names = [task.name for task in tasks]
     for name, value in values.items():
         if name not in names:
-            close = difflib.get_close_matches(name, names, n=1)
-            hint = f"Did you mean {close[0]}? " if close else ""
             raise UserError(
                 f"{setting}.{name}={value}: this run has no task of that name. "
-                f"{hint}Its tasks are {', '.join(names)}."
+                f"{nearest_hint(name, names)}Its tasks are {', '.join(names)}."
             )
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not (number and math.isfinite(value) and 0 <= value <= maximum):
