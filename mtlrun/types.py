@@ -1,5 +1,6 @@
 """Plain records that travel between the floors of the house."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -57,9 +58,40 @@ class StepInfo:
         epoch: counted from 0.
         step: optimizer steps done before this one, over the whole run.
         present: indices, in the order of the run's tasks, of the tasks with labels in this step.
+        learning_rate: of the network in this step.
     """
 
     seed: int
     epoch: int
     step: int
     present: tuple[int, ...]
+    learning_rate: float = 0.0
+
+
+@dataclass(frozen=True)
+class MetricValue:
+    """A metric of one task, as an evaluation found it.
+
+    Attributes:
+        value: NaN where nothing could be measured.
+        higher_is_better: its direction.
+    """
+
+    value: float
+    higher_is_better: bool
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the evaluation at an epoch's end found on the validation split.
+
+    Attributes:
+        metrics: for each task of the run, in order, its metrics by name, ``loss`` among them.
+        headlines: for each task the name of its headline metric.
+        changes: for each task the mean relative change of its metrics against training it alone,
+            in percent, positive where better; empty for methods that name no ``baseline``.
+    """
+
+    metrics: Mapping[str, Mapping[str, MetricValue]]
+    headlines: Mapping[str, str]
+    changes: Mapping[str, float]

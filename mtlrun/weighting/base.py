@@ -17,16 +17,27 @@ import torch
 from torch import Tensor, nn
 
 from mtlrun.randomness import generator
-from mtlrun.types import StepInfo, TaskInfo
+from mtlrun.types import Evaluation, StepInfo, TaskInfo
 
 Place = Literal["parameters", "representation", "last_layer"]
+
+Claim = Literal["non_conflicting", "stationary", "homogeneous", "invariant", "impartial"]
+"""What a method may promise of its direction d at its default settings, in the first step:
+
+* ``non_conflicting``: no loss rises to first order, g_t . d >= 0 for all t;
+* ``stationary``: d is 0 where a convex combination of the gradients is;
+* ``homogeneous``: all losses times c make d times c;
+* ``invariant``: all losses times c leave d as it is;
+* ``impartial``: each loss times its own factor leaves d's orientation as it is.
+"""
 
 
 class Weighting(nn.Module):
     """Turns what a step shows about the tasks into the update of the shared parameters.
 
-    A method's ``__init__`` takes its settings and, where it wants them, the runtime facts ``tasks``
-    (a sequence of :class:`~mtlrun.types.TaskInfo`) as a keyword.
+    A method's ``__init__`` takes its settings and, where it wants them, as keywords the runtime
+    facts ``tasks`` (a sequence of :class:`~mtlrun.types.TaskInfo`) and ``layers`` (number of layers
+    with shared parameters).
 
     Attributes:
         heads: how heads (and other parameters of one task) are trained: ``"weighted"``, by the
@@ -34,10 +45,18 @@ class Weighting(nn.Module):
         step: where training stands; set by the engine before it shows a step.
         learning_rate: of the method's own trainable parameters; None means the network's. They are
             never decayed and never clipped.
+        uses_evaluation: whether the method looks at validation metrics
+            (:meth:`after_evaluation`). Refused where the test split selects.
+        claims: what the method promises; the tests hold it to that.
+        baseline: folder of a finished single-task run that the changes which
+            :meth:`after_evaluation` sees refer to; None for methods that see none.
     """
 
     heads: ClassVar[Literal["weighted", "unweighted"]]
     learning_rate: float | None = None
+    uses_evaluation: ClassVar[bool] = False
+    claims: ClassVar[frozenset[Claim]] = frozenset()
+    baseline: str | None = None
     step: StepInfo
 
     def __init__(self) -> None:  # a module's own takes anything, and so would hide a wrong setting
@@ -76,17 +95,24 @@ class Weighting(nn.Module):
     def after_step(self) -> None:
         """Called after the optimizer has moved the parameters, the method's own among them."""
 
+    def after_evaluation(self, evaluation: Evaluation) -> None:
+        """Called at each epoch's end where ``uses_evaluation``."""
+
 
 class LossWeighting(Weighting):
     """Sees losses only: one plain backward pass through everything.
 
     Attributes:
+        reevaluates: whether the method wants the losses of the same batch again after the step
+            (:meth:`reevaluated`): a second forward pass, with the same dropout masks, that leaves
+            running statistics alone.
         linear: whether :meth:`objective` is linear in the losses given the method's state. Only
             then may a step be accumulated over several micro-batches: the engine asks for the
             weights with losses of 1 beforehand, so such an objective changes no state.
     """
 
     heads: ClassVar[Literal["weighted", "unweighted"]] = "weighted"
+    reevaluates: ClassVar[bool] = False
     linear: ClassVar[bool] = True
 
     @abstractmethod
@@ -97,9 +123,31 @@ class LossWeighting(Weighting):
             losses: the scalar loss of each of this step's tasks, part of the graph.
         """
 
+    def reevaluated(self, losses: Tensor) -> None:
+        """Take the losses of the same batch after the step, where ``reevaluates``.
+
+        Args:
+            losses: [T], detached.
+        """
+
 
 class GramianWeighting(Weighting):
     """Sees the inner products of the task gradients. Lives on the CPU, computes in float64.
+
+    What a few methods need beyond the Gramian of one batch, they declare:
+
+    * ``batches = k``: k independent batches a step. :meth:`weights` gets the Gramian of all their
+      rows, [k T, k T], batch after batch (so off-diagonal blocks are inner products across
+      batches), and losses [k T]; it gives a weight for each row, [k T]. Heads get the mean of
+      their gradients over the batches.
+    * ``lookahead``, with ``batches = 2``: the second batch's rows are taken after a plain gradient
+      step on the first batch, theta - lr (w_1 g_1 + ... + w_T g_T), w by
+      :meth:`lookahead_weights`, heads included in step, rows and Gramian. The parameters return to
+      where they were; :meth:`weights` gives T weights, for the first batch's rows.
+    * ``tracks_rows``: the engine keeps a moving average y of the rows (zeros at first), by
+      :meth:`tracking`. The Gramian is that of y, and the weights apply to y.
+    * ``per_layer``: :meth:`weights` gets one Gramian for each layer with shared parameters,
+      [L, T, T], and gives [L, T].
 
     Attributes:
         place: where gradients are taken by default (``gradients.at=auto``).
@@ -107,6 +155,10 @@ class GramianWeighting(Weighting):
 
     heads: ClassVar[Literal["weighted", "unweighted"]] = "unweighted"
     place: ClassVar[Place] = "parameters"
+    batches: ClassVar[int] = 1
+    lookahead: ClassVar[bool] = False
+    tracks_rows: ClassVar[bool] = False
+    per_layer: bool = False
 
     @abstractmethod
     def weights(self, gramian: Tensor, losses: Tensor) -> Tensor:
@@ -120,18 +172,48 @@ class GramianWeighting(Weighting):
 
         Returns:
             [T], float64.
+
+        Raises:
+            SolverError: there is no answer. The engine counts and logs it and takes the last
+                weights that there were; methods handle no failure themselves.
         """
+
+    def lookahead_weights(self) -> Tensor:
+        """Weights of the step that a method with ``lookahead`` looks beyond, [T], float64."""
+        raise NotImplementedError
+
+    def tracking(self, losses: Tensor) -> tuple[Tensor, Tensor]:
+        """How a method with ``tracks_rows`` averages them: y_i <- y_i + rate_i (scale_i g_i - y_i).
+
+        Args:
+            losses: [T], float64.
+
+        Returns:
+            scales and rates, [T] each.
+        """
+        raise NotImplementedError
 
 
 class JacobianWeighting(Weighting):
-    """Sees the task gradients themselves, where their inner products are not enough."""
+    """Sees the task gradients themselves, where their inner products are not enough.
+
+    Attributes:
+        place: where gradients are taken by default: on the parameters, or on the representation,
+            where P is the number of its elements in the batch.
+        task_weights: after :meth:`direction`, the weight of each task, [T], for a method that has
+            them: they scale heads where these are ``"weighted"``, and are logged.
+    """
 
     heads: ClassVar[Literal["weighted", "unweighted"]] = "unweighted"
     place: ClassVar[Place] = "parameters"
+    task_weights: Tensor | None = None
 
     @abstractmethod
     def direction(self, jacobian: Tensor, losses: Tensor) -> Tensor:
-        """The gradient that the shared parameters get, [P].
+        """The gradient that the shared parameters (or the representation) get, [P].
+
+        A method with trainable parameters fills their ``.grad`` here (gradients are off; turn them
+        on where autograd is to do it).
 
         Args:
             jacobian: task gradients, [T, P], float32. A buffer of the engine's: do not keep it.
@@ -140,6 +222,8 @@ class JacobianWeighting(Weighting):
 
 
 __all__ = [
+    "Claim",
+    "Evaluation",
     "GramianWeighting",
     "JacobianWeighting",
     "LossWeighting",

@@ -28,6 +28,7 @@ class DWA(LossWeighting):
         tasks: the tasks of the run.
     """
 
+    claims = frozenset({"homogeneous"})
     task_weights: Tensor
 
     def __init__(self, temperature: float = 2.0, *, tasks: Sequence[TaskInfo]) -> None:

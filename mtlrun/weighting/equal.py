@@ -14,6 +14,8 @@ class Equal(LossWeighting):
     differs under Adam only through epsilon, clipping and decay.
     """
 
+    claims = frozenset({"homogeneous"})
+
     def objective(self, losses: list[Tensor]) -> Tensor:
         """See :meth:`LossWeighting.objective`."""
         return torch.stack(losses).sum()

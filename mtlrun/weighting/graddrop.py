@@ -34,6 +34,7 @@ class GradDrop(JacobianWeighting):
         UserError: a leak outside [0, 1], or for a name that is no task of the run.
     """
 
+    claims = frozenset({"homogeneous"})
     leak: Tensor
 
     def __init__(

@@ -52,6 +52,7 @@ class GradNorm(GramianWeighting):
 
     heads = "weighted"
     place = "last_layer"
+    claims = frozenset({"homogeneous"})
     initial_losses: Tensor
 
     def __init__(

@@ -1,6 +1,5 @@
 """The multiple-gradient descent algorithm."""
 
-import logging
 from typing import Literal
 
 import torch
@@ -8,9 +7,7 @@ from torch import Tensor
 
 from mtlrun.weighting._settings import REDUCTIONS, check_choice
 from mtlrun.weighting.base import GramianWeighting
-from mtlrun.weighting.solvers import SolverError, min_norm_point
-
-logger = logging.getLogger(__name__)
+from mtlrun.weighting.solvers import min_norm_point
 
 Normalisation = Literal["none", "l2", "loss", "loss+"]
 NORMALISATIONS: tuple[Normalisation, ...] = ("none", "l2", "loss", "loss+")
@@ -34,21 +31,15 @@ class MGDA(GramianWeighting):
     here the answer is exact. The official ``loss`` turns a gradient round where the loss is
     negative; here the divisor is the loss's magnitude.
 
-    Should the solver fail, the step takes equal weights, a warning is logged and ``failures``
-    counts it.
-
     Args:
         normalisation: what gradients are divided by: ``"none"``, 1 (the paper); ``"l2"``, their
             norm; ``"loss"``, the task's loss; ``"loss+"``, both (the official sample settings).
         reduction: ``"mean"``, weights sum to 1 (the paper); ``"sum"``, to T, the tasks of the step,
             as in Nash-MTL's tables.
-
-    Attributes:
-        failures: int64 scalar, how often the solver has failed.
     """
 
     heads = "weighted"
-    failures: Tensor
+    claims = frozenset({"non_conflicting", "stationary", "homogeneous"})
 
     def __init__(
         self, normalisation: Normalisation = "none", reduction: Literal["sum", "mean"] = "mean"
@@ -58,17 +49,11 @@ class MGDA(GramianWeighting):
         check_choice("reduction", reduction, REDUCTIONS)
         self.normalisation = normalisation
         self.reduction = reduction
-        self.register_buffer("failures", torch.zeros((), dtype=torch.int64))
 
     def weights(self, gramian: Tensor, losses: Tensor) -> Tensor:
         """See :meth:`GramianWeighting.weights`."""
         divisors = self._divisors(gramian, losses)
-        try:
-            weights = min_norm_point(gramian / divisors[:, None] / divisors)
-        except SolverError as error:
-            self.failures += 1
-            logger.warning("mgda: equal weights in step %d: %s", self.step.step, error)
-            weights = torch.full_like(losses, 1 / len(losses))
+        weights = min_norm_point(gramian / divisors[:, None] / divisors)
         return weights if self.reduction == "mean" else weights * len(weights)
 
     def _divisors(self, gramian: Tensor, losses: Tensor) -> Tensor:

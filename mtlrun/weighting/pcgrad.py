@@ -28,6 +28,8 @@ class PCGrad(GramianWeighting):
         reduction: ``"sum"`` (the paper) or ``"mean"`` over the tasks of the step.
     """
 
+    claims = frozenset({"homogeneous"})
+
     def __init__(self, reduction: Literal["sum", "mean"] = "sum") -> None:
         super().__init__()
         check_choice("reduction", reduction, REDUCTIONS)

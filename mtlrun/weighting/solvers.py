@@ -15,7 +15,7 @@ ITERATIONS_PER_TASK = 30
 
 
 class SolverError(ArithmeticError):
-    """A solver has no answer. The method decides what the step does, and counts it."""
+    """A solver has no answer. The engine counts it and takes the last weights that there were."""
 
 
 def min_norm_point(gramian: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ class Static(LossWeighting):
             no weight above 0.
     """
 
+    claims = frozenset({"homogeneous"})
     task_weights: Tensor
 
     def __init__(

@@ -81,6 +81,7 @@ class Uncertainty(LossWeighting):
         tasks: the tasks of the run.
     """
 
+    claims = frozenset({"homogeneous"})
     factor: Tensor
     rate: Tensor
     penalty: Tensor

@@ -14,16 +14,17 @@ from weighting_driver import (
     Drive,
     build,
     configured,
+    evaluation,
     random_problem,
     read_config,
     task_infos,
     written,
 )
 
-from mtlrun.weighting.base import GramianWeighting, JacobianWeighting, LossWeighting
+from mtlrun.weighting.base import Claim, GramianWeighting, JacobianWeighting, LossWeighting
 
 METHODS = configured()
-RUNTIME_FACTS = {"tasks"}
+RUNTIME_FACTS = {"tasks", "layers"}
 every_method = pytest.mark.parametrize("name", METHODS)
 
 Problem = tuple[Tensor, Tensor]
@@ -47,8 +48,8 @@ def families() -> dict[str, Problem]:
         "opposed gradients": (torch.cat([one, -one]), two),
         "opposed, of different length": (torch.cat([one, -3 * one]), two),
         "more tasks than parameters": random_problem(5, 2),
-        "small losses": (1e-4 * jacobian, 1e-4 * losses),
-        "large losses": (1e4 * jacobian, 1e4 * losses),
+        "small losses": (1e-6 * jacobian, 1e-6 * losses),
+        "large losses": (1e6 * jacobian, 1e6 * losses),
         "losses of different scale": (scales[:, None] * jacobian, scales * losses),
         "forty tasks": random_problem(40, 60),
     }
@@ -76,6 +77,7 @@ def train(drive: Drive, problem: Problem, epochs: range, steps: int = 3) -> list
         for step in range(steps):
             now = losses * rates ** (epoch + step / steps)
             directions.append(drive.step(jacobian * (1 + step / 7), now, epoch=epoch))
+        drive.weighting.after_evaluation(evaluation(now.tolist()))
     return directions
 
 
@@ -231,3 +233,72 @@ def test_the_order_of_tasks_does_not_matter(name: str) -> None:
         expected = plain.step(jacobian, now)
         got = moved.step(jacobian[order], now[order])
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+
+
+def claiming(claim: Claim) -> pytest.MarkDecorator:
+    """The methods that promise something, see :data:`mtlrun.weighting.base.Claim`."""
+    names = [name for name in METHODS if claim in read_config(name)[0].claims]
+    return pytest.mark.parametrize("name", names)
+
+
+def first_direction(name: str, problem: Problem) -> Tensor:
+    return Drive(build(name, len(problem[1])), len(problem[1])).step(*problem)
+
+
+@claiming("non_conflicting")
+@pytest.mark.parametrize("tasks", [2, 3, 8, 40])
+def test_claim_no_loss_rises(name: str, tasks: int) -> None:
+    for seed in range(3):
+        jacobian, losses = random_problem(tasks, 60, seed)
+        direction = first_direction(name, (jacobian, losses))
+        assert direction.norm() > 0
+        products = jacobian @ direction
+        assert products.min() >= -1e-6 * jacobian.norm(dim=1).max() * direction.norm()
+
+
+@claiming("stationary")
+@pytest.mark.parametrize("tasks", [2, 3, 8])
+def test_claim_stays_at_a_stationary_point(name: str, tasks: int) -> None:
+    """One gradient is minus a positive combination of the others."""
+    for seed in range(3):
+        jacobian, losses = random_problem(tasks, 20, seed)
+        shares = torch.linspace(0.2, 0.8, tasks - 1, dtype=torch.float64)
+        jacobian[-1] = -shares @ jacobian[:-1]
+        assert first_direction(name, (jacobian, losses)).norm() < 1e-4 * jacobian.norm()
+
+
+@claiming("homogeneous")
+@pytest.mark.parametrize("factor", [1e-6, 1e-3, 1e3, 1e6])
+def test_claim_scales_with_the_losses(name: str, factor: float) -> None:
+    jacobian, losses = random_problem(3, 20)
+    expected = first_direction(name, (jacobian, losses))
+    got = first_direction(name, (factor * jacobian, factor * losses))
+    torch.testing.assert_close(got / factor, expected, rtol=1e-5, atol=1e-6)
+
+
+@claiming("invariant")
+@pytest.mark.parametrize("factor", [1e-6, 1e-3, 1e3, 1e6])
+def test_claim_does_not_depend_on_the_scale_of_losses(name: str, factor: float) -> None:
+    jacobian, losses = random_problem(3, 20)
+    expected = first_direction(name, (jacobian, losses))
+    got = first_direction(name, (factor * jacobian, factor * losses))
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+
+
+@claiming("impartial")
+def test_claim_does_not_depend_on_the_scale_of_each_loss(name: str) -> None:
+    jacobian, losses = random_problem(3, 20)
+    scales = torch.tensor([1e-3, 1.0, 50.0], dtype=torch.float64)
+    expected = first_direction(name, (jacobian, losses))
+    got = first_direction(name, (scales[:, None] * jacobian, scales * losses))
+    assert_parallel(got, expected)
+
+
+@every_method
+def test_its_own_parameters_move(name: str) -> None:
+    problem = random_problem(4, 20)
+    drive = Drive(build(name, 4), 4)
+    before = [parameter.detach().clone() for parameter in drive.weighting.parameters()]
+    train(drive, problem, range(2))
+    for old, parameter in zip(before, drive.weighting.parameters(), strict=True):
+        assert not torch.equal(old, parameter)
