@@ -139,7 +139,7 @@ def check_settings(config: Config) -> None:
     for where, settings in _head_settings(config):
         check_arguments(settings, where, ("in_channels", "out_channels", "spatial", "size"))
     check_arguments(config.architecture, "architecture", ("make_backbone", "streams"))
-    check_arguments(config.weighting, "weighting", ("tasks",))
+    check_arguments(config.weighting, "weighting", ("tasks", "layers"))
     check_arguments(config.sampler, "sampler", ("tasks",))
     check_arguments(config.optimizer, "optimizer", ("params",))
     if config.scheduler.get("_target_"):
@@ -279,10 +279,11 @@ def model(config: Config, dataset: Dataset, tasks: Mapping[str, Task]) -> MultiT
     return MultiTaskModel(architecture, heads)
 
 
-def weighting(config: Config, infos: Sequence[TaskInfo]) -> Weighting:
+def weighting(config: Config, infos: Sequence[TaskInfo], network: MultiTaskModel) -> Weighting:
     """The method."""
     seed_global(config.seed, "init", "weighting")
-    method: Weighting = component(config.weighting, "weighting", Weighting, tasks=infos)
+    facts = {"tasks": infos, "layers": len(network.shared_layers())}
+    method: Weighting = component(config.weighting, "weighting", Weighting, **facts)
     return method
 
 

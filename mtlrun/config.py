@@ -10,7 +10,7 @@ from hashlib import blake2b
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 from mtlrun.errors import UserError
 from mtlrun.tracking.folder import flatten
@@ -38,10 +38,13 @@ class EngineConfig:
 
 @dataclass
 class GradientsConfig:
-    """Where per-task gradients are taken, and how often, by methods that see them."""
+    """Where per-task gradients are taken and how often; what becomes of any method's weights."""
 
     at: str = "auto"
     every: int = 1
+    smoothing: float = 0.0
+    rescale: str = "none"
+    memory_gb: float = 4.0
 
 
 @dataclass
@@ -52,6 +55,20 @@ class TrackingConfig:
     images: int = 4
     progress: str = "auto"
     baseline: str | None = None
+
+
+@dataclass
+class ToyConfig:
+    """The paths that ``experiment=toy`` draws; ``configs/experiment/toy.yaml`` has the values."""
+
+    weightings: list[str] = MISSING
+    starts: list[list[float]] = MISSING
+    scale: float = MISSING
+    steps: int = MISSING
+    learning_rate: float = MISSING
+    betas: list[float] = MISSING
+    record_every: int = MISSING
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -76,6 +93,7 @@ class Config:
     engine: EngineConfig = field(default_factory=EngineConfig)
     gradients: GradientsConfig = field(default_factory=GradientsConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    toy: ToyConfig | None = None
 
 
 GROUPS = tuple(section.name for section in fields(Config) if section.default_factory is dict)
@@ -85,6 +103,7 @@ CHOICES = {
     "select_on": ("validation", "test"),
     "engine.amp": ("none", "bf16"),
     "engine.on_nonfinite": ("stop", "skip"),
+    "gradients.rescale": ("none", "sum", "norm"),
     "gradients.at": ("auto", "parameters", "representation", "last_layer"),
     "tracking.progress": ("auto", "bar", "lines", "none"),
 }
@@ -101,6 +120,8 @@ AT_LEAST = {
     "engine.patience": 1,
     "engine.clip_norm": 1e-6,
     "gradients.every": 1,
+    "gradients.smoothing": 0,
+    "gradients.memory_gb": 0,
     "tracking.images": 0,
     "seed": 0,
 }
@@ -113,6 +134,7 @@ WITHOUT_EFFECT = (
     "engine.workers",
     "engine.checkpoint_minutes",
     "tracking",
+    "toy",  # an experiment of its own, with folders of its own
 )
 """Settings that change neither a figure nor a file's meaning, or are in the folder's name already:
 they are left out of the name of the run folder and of the comparison with what a folder holds."""
@@ -125,8 +147,14 @@ def register() -> None:
 
 def unknown_settings(config: DictConfig) -> list[str]:
     """Keys outside of groups that Hydra's ``+`` added, and that nothing reads."""
-    known = plain(OmegaConf.structured(Config))
-    return [key for key in plain(config) if key not in known and key.split(".")[0] not in GROUPS]
+    known = {*plain(OmegaConf.structured(Config))}
+    known.update(plain(OmegaConf.structured(Config(toy=ToyConfig()))))
+    open_to_all = tuple(f"{section}." for section in (*GROUPS, "toy.settings"))
+    return [
+        key
+        for key in plain(config)
+        if key not in known and key not in GROUPS and not key.startswith(open_to_all)
+    ]
 
 
 def validate(config: Config) -> None:
@@ -190,17 +218,24 @@ def changed_settings(
         if choice != recipe.get(group) and group != "dataset"
     }
     chosen = [f"{group}={choice}" for group, choice in groups.items()]
-    base = plain(compose([f"dataset={choices['dataset']}", *chosen]))
-    here = plain(config)
+    base = compose([f"dataset={choices['dataset']}", *chosen])
     changed = {
+        key: value
+        for key, value in differing(plain(config), plain(base)).items()
+        if not any(key == free or key.startswith(f"{free}.") for free in WITHOUT_EFFECT)
+    }
+    groups.pop("weighting", None)
+    return groups, changed
+
+
+def differing(here: Leaves, base: Leaves) -> Leaves:
+    """The settings of ``here`` that ``base`` has not or has otherwise, and its others as None."""
+    return {
         key: here.get(key)
         for key in sorted(here.keys() | base.keys())
         if here.get(key, ...) != base.get(key, ...)
         and (key in here or not any(name.startswith(f"{key}.") for name in here))  # now a mapping
-        and not any(key == free or key.startswith(f"{free}.") for free in WITHOUT_EFFECT)
     }
-    groups.pop("weighting", None)
-    return groups, changed
 
 
 def plain(config: DictConfig) -> Leaves:

@@ -6,7 +6,7 @@ import resource
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -18,9 +18,9 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from mtlrun import build
-from mtlrun.analysis.delta_m import delta_m, relative_change
+from mtlrun.baseline import changes_against
 from mtlrun.config import WITHOUT_EFFECT, Config, validate
-from mtlrun.engine.compatibility import check_compatible, resolve_place
+from mtlrun.engine.compatibility import check_compatible, check_rules, resolve_place
 from mtlrun.engine.device import cpu_threads, device_of, threads_of
 from mtlrun.engine.engine import Engine, Parts, Schedule
 from mtlrun.engine.evaluation import Figures, headline
@@ -32,6 +32,7 @@ from mtlrun.tracking import folder as run_folder
 from mtlrun.tracking.console import display, result_table
 from mtlrun.tracking.files import write_json
 from mtlrun.tracking.tracker import Description, Tracker
+from mtlrun.toy.recipe import draw_toy
 from mtlrun.types import TaskInfo
 from mtlrun.weighting.base import GramianWeighting
 
@@ -68,6 +69,8 @@ def run(config: Config, folder: Path, labels: Labels, console: Console) -> Resul
     """
     with run_folder.locked(folder), _log_file(folder) as log, _full_disk_explained(folder):
         validate(config)
+        if config.toy is not None:
+            return draw_toy(config, config.toy, folder, console)
         run_folder.claim(folder, asdict(config), WITHOUT_EFFECT)
         result = run_folder.finished(folder)
         if result is not None:
@@ -108,7 +111,17 @@ def _train(
             [f"test/{name}/{headline(task)}" for name, task in tasks.items()],
         ),
     )
-    engine = Engine(parts, schedule, folder / "checkpoints", tracker, log, _baseline(config, tasks))
+    against = config.tracking.baseline
+    alone = parts.weighting.baseline
+    engine = Engine(
+        parts,
+        schedule,
+        folder / "checkpoints",
+        tracker,
+        log,
+        baseline=changes_against("tracking.baseline", against, tasks) if against else None,
+        alone=changes_against("weighting.baseline", alone, tasks) if alone else None,
+    )
     try:
         with cpu_threads(threads):
             engine.fit()
@@ -125,9 +138,10 @@ def _build_parts(
     device = device_of(config.engine.device)
     placement = Placement(device, config.engine.channels_last, config.engine.keep_data_on_device)
     model = build.model(config, dataset, tasks)
-    weighting = build.weighting(config, infos)
+    weighting = build.weighting(config, infos, model)
     sampler = build.sampler(config, tasks)
     place = resolve_place(weighting, config.gradients.at, config.gradients.every)
+    check_rules(weighting, config.gradients.smoothing, config.gradients.rescale)
     check_compatible(
         weighting=weighting,
         weighting_name=labels.choices.get("weighting", "?"),
@@ -137,14 +151,15 @@ def _build_parts(
         sampler=sampler,
         place=place,
         device=device,
-        settings=asdict(config.engine),
+        settings={**asdict(config.engine), **asdict(config.gradients)},
+        select_on=config.select_on,
     )
     loader = TrainLoader(
         dataset,
         tasks,
         sampler,
         batch_size=config.batch_size,
-        accumulate=config.engine.accumulate,
+        accumulate=config.engine.accumulate * getattr(weighting, "batches", 1),
         seed=config.seed,
         placement=placement,
         workers=config.engine.workers,
@@ -164,6 +179,9 @@ def _build_parts(
         seed=config.seed,
         place=place,
         every=config.gradients.every,
+        smoothing=config.gradients.smoothing,
+        rescale=config.gradients.rescale,  # type: ignore[arg-type]  # validated
+        memory=config.gradients.memory_gb * 2**30,
         amp=config.engine.amp == "bf16",
         accumulate=config.engine.accumulate,
         clip_norm=config.engine.clip_norm,
@@ -178,36 +196,6 @@ def _build_parts(
         dataset, tasks, model, weighting, optimizer, scheduler, loader, step, placement, rows
     )
     return parts, threads
-
-
-def _baseline(config: Config, tasks: Any) -> Callable[[Figures], float] | None:
-    """``val/delta_m`` (mean over tasks) against the run that ``tracking.baseline`` names."""
-    if config.tracking.baseline is None:
-        return None
-    path = Path(config.tracking.baseline)
-    result = run_folder.finished(path)
-    if result is None:
-        raise UserError(
-            f"tracking.baseline={path} holds no finished run ({run_folder.RESULT} is missing). "
-            "Name the folder of a finished architecture=single_task run."
-        )
-    missing = [name for name in tasks if name not in result["tasks"]]
-    if missing:
-        raise UserError(f"tracking.baseline={path} has no task {missing[0]}.")
-
-    def against_baseline(figures: Figures) -> float:
-        changes: dict[str, dict[str, float]] = {}
-        for name in tasks:
-            for metric, held in result["tasks"][name]["metrics"].items():
-                if held["test"] and name in figures:
-                    higher = held["higher_is_better"]
-                    change = relative_change(
-                        figures[name][metric], held["test"], higher_is_better=higher
-                    )
-                    changes.setdefault(name, {})[metric] = change
-        return delta_m(changes).over_tasks if changes else float("nan")
-
-    return against_baseline
 
 
 def _hyperparameters(config: Config, labels: Labels) -> dict[str, Any]:
@@ -277,6 +265,7 @@ def _result(
         "tasks": tasks,
         "steps": engine.steps,
         "skipped_steps": ledger.skipped,
+        "solver_failures": getattr(parts.step.backward, "failures", 0),
         "seconds": engine.seconds,
         "examples_per_second": engine.steps * parts.loader.rows_per_step / engine.seconds,
         "peak_memory_mib": _peak_memory_mib(parts.placement.device),

@@ -7,17 +7,37 @@ that are logged.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from mtlrun.engine.rules import Rescale, WeightRules
 from mtlrun.models.model import MultiTaskModel
 from mtlrun.tasks.base import Task
 from mtlrun.types import Batch, StepInfo
-from mtlrun.weighting.base import LossWeighting
+from mtlrun.weighting.base import LossWeighting, Place
+
+
+@dataclass(frozen=True)
+class GradientSettings:
+    """The ``gradients`` section of the configuration.
+
+    Attributes:
+        place: where task gradients are taken; None for methods that see losses only.
+        every: steps between two refreshes of the weights; in between they are reused.
+        smoothing: see :class:`~mtlrun.engine.rules.WeightRules`.
+        rescale: likewise.
+        memory: bytes that the rows of the task gradients may take.
+    """
+
+    place: Place | None = None
+    every: int = 1
+    smoothing: float = 0.0
+    rescale: Rescale = "none"
+    memory: float = 4 * 2**30
 
 
 @dataclass
@@ -31,6 +51,7 @@ class StepFigures:
         gramian: inner products of their gradients, [T, T], float64 on the CPU, where taken.
         nonfinite: the first task whose loss or gradient is NaN or infinite, where that is known
             before the update; then nothing was put into ``.grad``.
+        remark: what the run's log has to say about this step.
     """
 
     present: tuple[int, ...]
@@ -38,6 +59,7 @@ class StepFigures:
     weights: Tensor | Sequence[Tensor] | None = None
     gramian: Tensor | None = None
     nonfinite: int | None = None
+    remark: str | None = None
 
 
 PLAIN = nullcontext()
@@ -100,6 +122,22 @@ class Forward:
         prediction = self.prediction(index, features)
         return self.tasks[self.names[index]].loss(prediction, self.target(batch, index))
 
+    def losses(self, batch: Batch, present: Sequence[int]) -> list[Tensor]:
+        """The scalar losses of the tasks named."""
+        features = self.features(batch, present)
+        return [self.loss(batch, index, features[self.names[index]]) for index in present]
+
+    @contextmanager
+    def kept_buffers(self) -> Iterator[None]:
+        """Leave running statistics as they are, whatever passes are made inside."""
+        before = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for buffer, values in before:
+                    buffer.copy_(values)
+
 
 def labelled(batch: Batch, names: Sequence[str]) -> tuple[int, ...]:
     """Indices of the tasks that have a label in a batch, in the order of the run's tasks."""
@@ -147,33 +185,51 @@ class Backward(ABC):
 class FromLosses(Backward):
     """One plain backward pass through everything, for methods that see losses only."""
 
-    def __init__(self, forward: Forward, weighting: LossWeighting, *, check: bool) -> None:
+    def __init__(
+        self,
+        forward: Forward,
+        weighting: LossWeighting,
+        settings: GradientSettings | None = None,
+        *,
+        check: bool,
+    ) -> None:
         super().__init__(forward, check=check)
+        settings = settings or GradientSettings()
         self.weighting = weighting
+        self.rules = WeightRules(len(forward.names), settings.smoothing, settings.rescale)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """See :meth:`Backward.state_dict`: smoothed weights."""
+        return self.rules.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """See :meth:`Backward.load_state_dict`."""
+        self.rules.load_state_dict(state)
 
     def __call__(self, batches: Sequence[Batch], info: StepInfo) -> StepFigures:
         """See :meth:`Backward.__call__`."""
         if len(batches) > 1:
             return self._accumulate(batches, info)
-        present = info.present
-        losses = self._losses(batches[0], present)
+        losses = self.forward.losses(batches[0], info.present)
         detached = [loss.detach() for loss in losses]
-        figures = StepFigures(present, detached)
+        figures = StepFigures(info.present, detached)
         if self.check:
-            figures.nonfinite = first_nonfinite(detached, present)
+            figures.nonfinite = first_nonfinite(detached, info.present)
             if figures.nonfinite is not None:
                 return figures
-        for loss in losses:
-            loss.retain_grad()  # its gradient is the weight that the method applied
-        self.weighting.objective(losses).backward()
-        figures.weights = [
-            torch.zeros_like(loss) if loss.grad is None else loss.grad for loss in losses
-        ]
+        weights = self._weights(detached, info)
+        torch.autograd.backward(losses, weights)
+        figures.weights = weights
         return figures
 
-    def _losses(self, batch: Batch, present: Sequence[int]) -> list[Tensor]:
-        features = self.forward.features(batch, present)
-        return [self.forward.loss(batch, i, features[self.forward.names[i]]) for i in present]
+    def _weights(self, losses: Sequence[Tensor], info: StepInfo) -> list[Tensor]:
+        """The derivatives of the objective by the losses; its own parameters get theirs."""
+        leaves = [loss.clone().requires_grad_() for loss in losses]
+        self.weighting.objective(leaves).backward()
+        weights = [torch.zeros_like(x) if x.grad is None else x.grad for x in leaves]
+        if not self.rules.active:
+            return weights
+        return list(self.rules(torch.stack(weights), info.present).unbind())
 
     def _accumulate(self, batches: Sequence[Batch], info: StepInfo) -> StepFigures:
         """Exact for methods that are linear in the losses: their weights are known beforehand."""
@@ -187,11 +243,13 @@ class FromLosses(Backward):
                 )
             ]
         ).detach()
+        if self.rules.active:
+            weights = self.rules(weights, info.present)
         shares = micro_batch_shares(batches, self.forward.names, info.present)
         sums = torch.zeros(len(info.present), device=device)
         for batch, share in zip(batches, shares, strict=True):
             places = [place for place, value in enumerate(share) if value > 0]
-            losses = self._losses(batch, [info.present[place] for place in places])
+            losses = self.forward.losses(batch, [info.present[place] for place in places])
             scaled = [weights[place] * share[place] for place in places]
             torch.autograd.backward(losses, scaled)
             for place, loss in zip(places, losses, strict=True):
@@ -226,3 +284,35 @@ def micro_batch_shares(
     labels = [set(labelled(batch, names)) for batch in batches]
     counts = {task: sum(task in tasks for tasks in labels) for task in present}
     return [[(task in tasks) / counts[task] for task in present] for tasks in labels]
+
+
+def add_losses(
+    sums: list[Tensor], losses: list[Tensor], places: Sequence[int], share: Sequence[float]
+) -> list[Tensor]:
+    """The step's losses so far, with those of a further micro-batch times their shares."""
+    if all(value == 1 for value in share):  # the step's only micro-batch
+        return losses
+    sums = sums or [torch.zeros_like(losses[0]) for _ in share]
+    for place, loss in zip(places, losses, strict=True):
+        sums[place] = sums[place] + loss * share[place]
+    return sums
+
+
+def to_host(inner: Tensor, losses: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """The Gramian, [T, T], and the losses, [T], on the host; from a GPU in one copy."""
+    if inner.is_cpu:
+        return inner, torch.tensor([loss.item() for loss in losses], dtype=torch.float64)
+    tasks = len(inner)
+    both = torch.cat([inner.flatten(), torch.stack(list(losses)).double()]).cpu()
+    return both[: tasks * tasks].view(tasks, tasks), both[tasks * tasks :]
+
+
+def first_bad(present: Sequence[int], inner: Tensor, losses: Tensor) -> int | None:
+    """The first task with a loss or gradient that is not finite; all on the host.
+
+    The diagonal tells: a gradient with a NaN spoils its inner products with all others, too.
+    """
+    if math.isfinite(inner.trace().item() + losses.sum().item()):
+        return None
+    finite = torch.isfinite(inner.diagonal()) & torch.isfinite(losses)
+    return None if bool(finite.all()) else present[int((~finite).nonzero()[0])]

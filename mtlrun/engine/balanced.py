@@ -2,47 +2,42 @@
 
 Heads are walked once, on detached features: that gives the heads' own gradients and the tasks'
 gradients on the features. The trunk is then walked once for each task
-(``gradients.at=parameters``), or once in all (``representation`` and ``last_layer``, where the
-weights are known before the trunk's backward pass).
+(``gradients.at=parameters``), or once in all where the weights are known before the trunk's
+backward pass: ``representation``, ``last_layer``, and steps that reuse weights.
 """
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mtlrun.engine.backward import (
     Backward,
     Forward,
+    GradientSettings,
     StepFigures,
+    add_losses,
+    first_bad,
     first_nonfinite,
     micro_batch_shares,
+    to_host,
 )
-from mtlrun.engine.gradients import TaskGradients, gramian
+from mtlrun.engine.gradients import gramian
+from mtlrun.engine.heads import (
+    HeadPass,
+    OwnGradients,
+    add_own,
+    combined_cotangents,
+    give_own,
+    trainable,
+    walk_heads,
+)
+from mtlrun.engine.rows import PlainRows, Rows, SweptRows
+from mtlrun.engine.rules import WeightRules
+from mtlrun.engine.segments import SegmentRows
 from mtlrun.types import Batch, StepInfo
-from mtlrun.weighting.base import GramianWeighting, JacobianWeighting, Place
-
-OwnGradients = dict[nn.Parameter, Tensor]
-"""Gradients of the parameters that one task alone trains."""
-
-
-@dataclass
-class HeadPass:
-    """What one walk through the heads gives, for the tasks of a (micro-)batch.
-
-    Attributes:
-        features: the tensor that each task reads, part of the trunk's graph.
-        cotangents: gradient of each task's loss on it.
-        losses: the scalar losses, detached.
-        own: gradients on each task's head.
-    """
-
-    features: list[Tensor]
-    cotangents: list[Tensor]
-    losses: list[Tensor]
-    own: list[Sequence[Tensor | None]]
+from mtlrun.weighting.base import GramianWeighting, JacobianWeighting
+from mtlrun.weighting.solvers import SolverError
 
 
 class FromGradients(Backward):
@@ -51,8 +46,7 @@ class FromGradients(Backward):
     Args:
         forward: how the network is called.
         weighting: the method.
-        place: where gradients are taken.
-        every: steps between two refreshes of the weights; in between they are reused.
+        settings: where and how often gradients are taken, and what becomes of the weights.
         check: whether losses and gradients are looked at before the update.
         accumulating: whether steps have several micro-batches.
     """
@@ -61,45 +55,89 @@ class FromGradients(Backward):
         self,
         forward: Forward,
         weighting: GramianWeighting | JacobianWeighting,
+        settings: GradientSettings,
         *,
-        place: Place,
-        every: int,
         check: bool,
         accumulating: bool,
     ) -> None:
         super().__init__(forward, check=check)
         model = forward.model
+        tasks = len(forward.names)
+        assert settings.place is not None
         self.weighting = weighting
-        self.place = place
-        self.every = every
+        self.place = settings.place
+        self.every = settings.every
+        self.rules = WeightRules(tasks, settings.smoothing, settings.rescale)
         self.shared = model.shared_parameters()
-        self.last_layer = _trainable(model.architecture.last_shared_layer())
-        self.heads = [_trainable(model.head_of[name].parameters()) for name in forward.names]
+        self.last_layer = trainable(model.architecture.last_shared_layer())
+        self.heads = [trainable(model.head_of[name].parameters()) for name in forward.names]
         self.inside = [
-            _trainable(model.architecture.task_parameters(name)) for name in forward.names
+            trainable(model.architecture.task_parameters(name)) for name in forward.names
         ]
         # Rows on every shared parameter, or just one trunk pass with the weights already known. The
         # latter needs the whole step in one graph and no parameters of single tasks in the trunk.
         several_passes = accumulating or any(self.inside)
-        assert not (several_passes and place == "representation")
-        self.rows_everywhere = place == "parameters" or several_passes
-        self.rows: TaskGradients | None = None
-        self.last_weights = torch.full((len(forward.names),), torch.nan, dtype=torch.float64)
+        assert not (several_passes and self.place == "representation")
+        self.rows_everywhere = self.place == "parameters" or several_passes
+        # With weights known beforehand one pass does, unless what a task alone trains inside the
+        # trunk is to have another scale than the rest.
+        self.one_pass_reuses = not any(self.inside) or weighting.heads == "weighted"
+        self.rows = self._make_rows(settings.memory, accumulating)
+        self.tracked: Tensor | None = None
+        self.last_weights = torch.full((tasks,), torch.nan, dtype=torch.float64)
+        self.failures = 0
+
+    def _make_rows(self, memory: float, accumulating: bool) -> Rows:
+        """The cheapest way that serves the method."""
+        tasks, weighting = len(self.forward.names), self.weighting
+        in_full = (
+            accumulating
+            or self.place != "parameters"
+            or self.forward.compiled
+            or isinstance(weighting, JacobianWeighting)
+            or weighting.tracks_rows
+            or weighting.per_layer
+            or weighting.batches > 1
+        )
+        if in_full:
+            batches = getattr(weighting, "batches", 1)
+            return PlainRows(self.shared, tasks * batches)
+        trunk = self.forward.model.architecture
+        if tasks * sum(p.numel() * p.element_size() for p in self.shared) > memory:
+            return SegmentRows(trunk, self.shared, tasks, memory)
+        return SweptRows(trunk, self.shared, tasks)
+
+    # -- state -------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Tensor]:
-        """See :meth:`Backward.state_dict`: the weights of the last refresh."""
-        return {"last_weights": self.last_weights.clone()}
+        """See :meth:`Backward.state_dict`: last weights, solver failures, tracked rows."""
+        state = {
+            "last_weights": self.last_weights.clone(),
+            "failures": torch.tensor(self.failures),
+            **self.rules.state_dict(),
+        }
+        if self.tracked is not None:
+            state["tracked"] = self.tracked.cpu().clone()
+        return state
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """See :meth:`Backward.load_state_dict`."""
         self.last_weights.copy_(state["last_weights"])
+        self.failures = int(state["failures"])
+        self.rules.load_state_dict(state)
+        if "tracked" in state:
+            self.tracked = state["tracked"].to(self.shared[0].device)
+
+    # -- one step ----------------------------------------------------------------------------------
 
     def __call__(self, batches: Sequence[Batch], info: StepInfo) -> StepFigures:
         """See :meth:`Backward.__call__`."""
         known = self._known_weights(info)
+        if known is not None and self.one_pass_reuses:
+            return self._reuse(batches, info, known)
         if self.rows_everywhere:
             return self._from_rows(batches, info, known)
-        return self._one_trunk_pass(batches[0], info, known)
+        return self._one_trunk_pass(batches[0], info)
 
     def _known_weights(self, info: StepInfo) -> Tensor | None:
         """The weights of the last refresh, where this step reuses them."""
@@ -108,45 +146,56 @@ class FromGradients(Backward):
         weights = self.last_weights[list(info.present)]
         return None if bool(weights.isnan().any()) else weights
 
-    def _walk_heads(self, batch: Batch, present: Sequence[int]) -> HeadPass:
-        features = self.forward.features(batch, present)
-        leaves: dict[int, Tensor] = {}
-        result = HeadPass([], [], [], [])
-        for index in present:
-            tensor = features[self.forward.names[index]]
-            leaf = leaves.get(id(tensor))
-            if leaf is None:
-                leaf = leaves[id(tensor)] = tensor.detach().requires_grad_()
-            loss = self.forward.loss(batch, index, leaf)
-            wanted = [leaf, *self.heads[index]]
-            cotangent, *own = torch.autograd.grad(loss, wanted, allow_unused=True)
-            result.features.append(tensor)
-            result.cotangents.append(torch.zeros_like(leaf) if cotangent is None else cotangent)
-            result.losses.append(loss.detach())
-            result.own.append(own)
-        return result
+    def _pass(self, batch: Batch, present: Sequence[int]) -> HeadPass:
+        with self.rows.noting():
+            features = self.forward.features(batch, present)
+        return walk_heads(self.forward, self.heads, batch, present, features)
 
-    def _one_trunk_pass(self, batch: Batch, info: StepInfo, known: Tensor | None) -> StepFigures:
-        heads = self._walk_heads(batch, info.present)
+    def _reuse(self, batches: Sequence[Batch], info: StepInfo, weights: Tensor) -> StepFigures:
+        """A step whose weights are known: the trunk is walked once."""
+        figures = StepFigures(info.present, [], weights)
+        own: list[OwnGradients] = [{} for _ in info.present]
+        shares = micro_batch_shares(batches, self.forward.names, info.present)
+        for batch, share in zip(batches, shares, strict=True):
+            places = [place for place, value in enumerate(share) if value > 0]
+            tasks = [info.present[place] for place in places]
+            features = self.forward.features(batch, tasks)
+            heads = walk_heads(self.forward, self.heads, batch, tasks, features)
+            if self.check:
+                figures.nonfinite = first_nonfinite(heads.losses, tasks)
+                if figures.nonfinite is not None:
+                    return figures
+            figures.losses = add_losses(figures.losses, heads.losses, places, share)
+            scales = [weights[place].item() * share[place] for place in places]
+            torch.autograd.backward(*combined_cotangents(heads, scales))
+            for number, place in enumerate(places):
+                task = info.present[place]
+                add_own(own[place], self.heads[task], heads.own[number], share[place])
+        self._give_own(own, weights)
+        return figures
+
+    def _one_trunk_pass(self, batch: Batch, info: StepInfo) -> StepFigures:
+        """Gradients at the representation or the last shared layer; then the trunk, once."""
+        heads = self._pass(batch, info.present)
         figures = StepFigures(info.present, heads.losses)
         if self.check:
             figures.nonfinite = first_nonfinite(heads.losses, info.present)
             if figures.nonfinite is not None:
                 return figures
-        if known is None:
-            rows = self._rows_of_place(heads)
-            weights = self._weights(figures, gramian(rows))
+        rows = self._rows_of_place(heads)
+        weights: Tensor | None
+        if isinstance(self.weighting, JacobianWeighting):
+            direction = self._direction(figures, rows)
+            if direction is None:
+                return figures
+            tensors = [heads.features[0]]
+            gradients = [direction.view(tensors[0].shape).to(tensors[0])]
+            weights = self.weighting.task_weights
         else:
-            weights = figures.weights = known
-        if weights is None:
-            return figures
-        combined: dict[int, tuple[Tensor, Tensor]] = {}
-        for tensor, cotangent, weight in zip(
-            heads.features, heads.cotangents, weights.tolist(), strict=True
-        ):
-            _, total = combined.get(id(tensor), (tensor, torch.zeros_like(cotangent)))
-            combined[id(tensor)] = (tensor, total.add_(cotangent, alpha=weight))
-        tensors, gradients = zip(*combined.values(), strict=True)
+            weights = self._weights(figures, gramian(rows))
+            if weights is None:
+                return figures
+            tensors, gradients = combined_cotangents(heads, weights.tolist())
         torch.autograd.backward(tensors, gradients)
         own: list[OwnGradients] = [{} for _ in info.present]
         for place, index in enumerate(info.present):
@@ -176,164 +225,165 @@ class FromGradients(Backward):
     def _from_rows(
         self, batches: Sequence[Batch], info: StepInfo, known: Tensor | None
     ) -> StepFigures:
-        if self.rows is None:
-            self.rows = TaskGradients(self.shared, len(self.forward.names))
-        self.rows.start()
-        shares = micro_batch_shares(batches, self.forward.names, info.present)
+        """Rows of all shared parameters; the methods' weights; their sum."""
         figures = StepFigures(info.present, [])
         own: list[OwnGradients] = [{} for _ in info.present]
-        written: set[int] = set()
+        self.rows.start()
+        shares = micro_batch_shares(batches, self.forward.names, info.present)
         for batch, share in zip(batches, shares, strict=True):
-            places = [place for place, value in enumerate(share) if value > 0]
-            tasks = [info.present[place] for place in places]
-            heads = self._walk_heads(batch, tasks)
-            if self.check:
-                figures.nonfinite = first_nonfinite(heads.losses, tasks)
-                if figures.nonfinite is not None:
-                    return figures
-            figures.losses = _add_losses(figures.losses, heads.losses, places, share)
-            self._walk_trunk(heads, places, info.present, share, written, own)
-        rows = self.rows.rows(len(info.present))
+            self._collect(batch, share, figures, own)
+            if figures.nonfinite is not None:
+                return figures
+        tasks = len(info.present)
         if isinstance(self.weighting, JacobianWeighting):
-            return self._from_jacobian(figures, rows, own)
-        weights = known
-        if weights is None:
-            seen = rows
-            if self.place == "last_layer":
-                seen = self.rows.columns(self.last_layer, len(info.present))
-            weights = self._weights(figures, gramian(seen))
+            return self._from_jacobian(figures, own)
+        if known is not None:
+            weights: Tensor | None = known
+            figures.weights = known
+        elif self.weighting.tracks_rows:
+            weights = self._tracked_weights(figures)
+        elif self.weighting.per_layer:
+            weights = self._layer_weights(figures)
         else:
-            figures.weights = weights
+            inner = self.rows.gramian(tasks)
+            if self.place == "last_layer":
+                assert isinstance(self.rows, PlainRows)
+                inner = gramian(self.rows.held.columns(self.last_layer, tasks))
+            weights = self._weights(figures, inner)
         if weights is not None:
-            self.rows.combine(weights)
+            if weights.ndim == 1:
+                self.rows.combine(weights)
             self._give_own(own, weights)
         return figures
 
-    def _walk_trunk(
+    def _collect(
         self,
-        heads: HeadPass,
-        places: Sequence[int],
-        present: Sequence[int],
+        batch: Batch,
         share: Sequence[float],
-        written: set[int],
+        figures: StepFigures,
         own: list[OwnGradients],
     ) -> None:
-        """One pass through the trunk for each task, its gradients into its row."""
-        assert self.rows is not None
+        """One micro-batch: losses, rows, and the gradients of what single tasks train."""
+        places = [place for place, value in enumerate(share) if value > 0]
+        tasks = [figures.present[place] for place in places]
+        heads = self._pass(batch, tasks)
+        if self.check:
+            figures.nonfinite = first_nonfinite(heads.losses, tasks)
+            if figures.nonfinite is not None:
+                return
+        figures.losses = add_losses(figures.losses, heads.losses, places, share)
+        inside = [self.inside[task] for task in tasks]
+        found = self.rows.collect(heads, places, [share[place] for place in places], inside)
         for number, place in enumerate(places):
-            index = present[place]
-            inside = self.inside[index]
-            cotangent = heads.cotangents[number]
-            gradients = torch.autograd.grad(
-                heads.features[number],
-                [*self.shared, *inside],
-                cotangent if share[place] == 1 else cotangent * share[place],
-                retain_graph=number + 1 < len(places),
-                allow_unused=True,
-            )
-            self.rows.write(place, gradients[: len(self.shared)], add=place in written)
-            written.add(place)
-            add_own(own[place], inside, gradients[len(self.shared) :], 1.0)
-            add_own(own[place], self.heads[index], heads.own[number], share[place])
+            task = figures.present[place]
+            add_own(own[place], inside[number], found[number], 1.0)
+            add_own(own[place], self.heads[task], heads.own[number], share[place])
+
+    # -- methods -----------------------------------------------------------------------------------
 
     def _weights(self, figures: StepFigures, inner: Tensor) -> Tensor | None:
         """Ask the method, on the host; None where the gradients are not finite."""
         assert isinstance(self.weighting, GramianWeighting)
-        figures.gramian, losses = _to_host(inner, figures.losses)
-        figures.nonfinite = _first_bad(figures.present, figures.gramian, losses)
+        figures.gramian, losses = to_host(inner, figures.losses)
+        figures.nonfinite = first_bad(figures.present, figures.gramian, losses)
+        if figures.nonfinite is not None:
+            return None
+        weights = self.solved(figures, figures.gramian, losses)
+        if weights is None:
+            return figures.weights  # type: ignore[return-value]  # those of the last step
+        weights = self.rules(weights, figures.present, figures.gramian)
+        self._keep(figures, weights)
+        return weights
+
+    def solved(self, figures: StepFigures, inner: Tensor, losses: Tensor) -> Tensor | None:
+        """The method's weights; None where its solver failed, which is counted and said.
+
+        Then ``figures.weights`` are the last ones that there were.
+        """
+        assert isinstance(self.weighting, GramianWeighting)
+        try:
+            with torch.no_grad():
+                return self.weighting.weights(inner, losses).detach().clone()
+        except SolverError as error:
+            self.failures += 1
+            last = self.last_weights[list(figures.present)]
+            known = not bool(last.isnan().any())
+            used = "the last weights apply" if known else "there are none yet, so equal ones apply"
+            figures.remark = f"no weights from the solver ({error}); {used}"
+            figures.weights = last if known else torch.full_like(last, 1 / len(last))
+            return None
+
+    def _keep(self, figures: StepFigures, weights: Tensor) -> None:
+        figures.weights = weights
+        self.last_weights[list(figures.present)] = weights
+
+    def _tracked_weights(self, figures: StepFigures) -> Tensor | None:
+        """Weights on a moving average of the rows, which takes their place in the buffer."""
+        assert isinstance(self.weighting, GramianWeighting)
+        assert isinstance(self.rows, PlainRows)
+        rows = self.rows.held.rows(len(figures.present))
+        inner, losses = to_host(gramian(rows), figures.losses)
+        figures.nonfinite = first_bad(figures.present, inner, losses)
+        if figures.nonfinite is not None:
+            return None  # the average stays clean
+        scales, rates = (part.to(rows)[:, None] for part in self.weighting.tracking(losses))
+        if self.tracked is None:
+            self.tracked = torch.zeros_like(self.rows.held.buffer)
+        places = list(figures.present)
+        rows.mul_(scales * rates).add_(self.tracked[places] * (1 - rates))
+        self.tracked[places] = rows
+        return self._weights(figures, gramian(rows))
+
+    def _layer_weights(self, figures: StepFigures) -> Tensor | None:
+        """Weights for each layer, applied at once. The figures show their mean over layers."""
+        assert isinstance(self.rows, PlainRows)
+        held, tasks = self.rows.held, len(figures.present)
+        parts = held.by_layer(self.forward.model.shared_layers(), tasks)
+        inner = torch.stack([gramian(part) for part in parts])
+        figures.gramian, losses = to_host(inner.sum(dim=0), figures.losses)
+        figures.nonfinite = first_bad(figures.present, figures.gramian, losses)
+        if figures.nonfinite is not None:
+            return None
+        weights = self.solved(figures, inner.cpu(), losses)
+        if weights is None:
+            return figures.weights  # type: ignore[return-value]  # those of the last step
+        pieces = [w.to(part) @ part for w, part in zip(weights, parts, strict=True)]
+        held.apply(torch.cat(pieces))
+        self._keep(figures, weights.mean(dim=0))
+        return weights
+
+    def _from_jacobian(self, figures: StepFigures, own: list[OwnGradients]) -> StepFigures:
+        assert isinstance(self.weighting, JacobianWeighting)
+        assert isinstance(self.rows, PlainRows)
+        direction = self._direction(figures, self.rows.held.rows(len(figures.present)))
+        if direction is not None:
+            self.rows.held.apply(direction)
+            self._give_own(own, self.weighting.task_weights)
+        return figures
+
+    def _direction(self, figures: StepFigures, rows: Tensor) -> Tensor | None:
+        """What the method makes of the rows; None where they are not finite."""
+        assert isinstance(self.weighting, JacobianWeighting)
+        losses = torch.stack(figures.losses)
+        inner = gramian(rows)
+        figures.gramian, shown = to_host(inner, figures.losses)
+        figures.nonfinite = first_bad(figures.present, figures.gramian, shown)
         if figures.nonfinite is not None:
             return None
         with torch.no_grad():
-            weights = self.weighting.weights(figures.gramian, losses).detach().clone()
-        figures.weights = weights
-        if len(weights) == len(self.last_weights):
-            self.last_weights.copy_(weights)
-        else:
-            self.last_weights[list(figures.present)] = weights
-        return weights
-
-    def _from_jacobian(
-        self, figures: StepFigures, rows: Tensor, own: list[OwnGradients]
-    ) -> StepFigures:
-        assert isinstance(self.weighting, JacobianWeighting)
-        assert self.rows is not None
-        losses = torch.stack(figures.losses)
-        figures.gramian = gramian(rows).cpu()
-        figures.nonfinite = _first_bad(figures.present, figures.gramian, losses.cpu())
-        if figures.nonfinite is not None:
-            return figures
-        with torch.no_grad():
-            self.rows.apply(self.weighting.direction(rows, losses))
-        self._give_own(own, None)
-        return figures
+            direction = self.weighting.direction(rows, losses)
+            figures.weights = self.weighting.task_weights
+            if self.rules.rescale == "norm":
+                norms = inner.sum().clamp(min=0).sqrt(), direction.norm()
+                direction = direction * torch.where(norms[1] > 0, norms[0] / norms[1], 1.0)
+        return direction
 
     def _give_own(self, own: Sequence[OwnGradients], weights: Tensor | None) -> None:
         """Fill ``.grad`` of the parameters of single tasks, weighted where the method says so."""
         scales = [1.0] * len(own)
-        if self.weighting.heads == "weighted" and weights is not None:
-            scales = weights.tolist()
-        for gradients, scale in zip(own, scales, strict=True):
-            if not gradients:  # all of the task's own parameters are frozen
-                continue
-            # New tensors: what autograd returns may be shared between parameters, and clipping
-            # works in place.
-            scaled = torch._foreach_mul(list(gradients.values()), scale)
-            for parameter, gradient in zip(gradients, scaled, strict=True):
-                parameter.grad = _laid_out_as(parameter, gradient)
-
-
-def add_own(
-    own: OwnGradients,
-    parameters: Sequence[nn.Parameter],
-    gradients: Sequence[Tensor | None],
-    share: float,
-) -> None:
-    """Add a micro-batch's gradients, times its share, to those of one task's own parameters."""
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        if gradient is None:
-            continue
-        part = gradient if share == 1 else gradient * share
-        own[parameter] = own[parameter] + part if parameter in own else part
-
-
-def _add_losses(
-    sums: list[Tensor], losses: list[Tensor], places: Sequence[int], share: Sequence[float]
-) -> list[Tensor]:
-    """The step's losses so far, with those of a further micro-batch times their shares."""
-    if all(value == 1 for value in share):  # the step's only micro-batch
-        return losses
-    sums = sums or [torch.zeros_like(losses[0]) for _ in share]
-    for place, loss in zip(places, losses, strict=True):
-        sums[place] = sums[place] + loss * share[place]
-    return sums
-
-
-def _to_host(inner: Tensor, losses: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """The Gramian, [T, T], and the losses, [T], on the host; from a GPU in one copy."""
-    if inner.is_cpu:
-        return inner, torch.tensor([loss.item() for loss in losses], dtype=torch.float64)
-    tasks = len(losses)
-    both = torch.cat([inner.flatten(), torch.stack(list(losses)).double()]).cpu()
-    return both[: tasks * tasks].view(tasks, tasks), both[tasks * tasks :]
-
-
-def _first_bad(present: Sequence[int], inner: Tensor, losses: Tensor) -> int | None:
-    """The first task with a loss or gradient that is not finite; all on the host.
-
-    The diagonal tells: a gradient with a NaN spoils its inner products with all others, too.
-    """
-    if math.isfinite(inner.trace().item() + losses.sum().item()):
-        return None
-    finite = torch.isfinite(inner.diagonal()) & torch.isfinite(losses)
-    return None if bool(finite.all()) else present[int((~finite).nonzero()[0])]
-
-
-def _laid_out_as(parameter: nn.Parameter, gradient: Tensor) -> Tensor:
-    """The gradient in the parameter's memory order: fused optimizers do not look at strides."""
-    if gradient.stride() == parameter.stride():
-        return gradient
-    return torch.empty_like(parameter).copy_(gradient)
-
-
-def _trainable(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
-    return [parameter for parameter in parameters if parameter.requires_grad]
+        chosen = getattr(self.weighting, "head_weights", None)
+        if chosen is not None:
+            scales = chosen.tolist()
+        elif self.weighting.heads == "weighted" and weights is not None:
+            scales = (weights if weights.ndim == 1 else weights.mean(dim=0)).tolist()
+        give_own(own, scales)

@@ -1,6 +1,7 @@
 """Combinations that make no sense are refused before the first batch, with what to change."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -40,17 +41,74 @@ def resolve_place(weighting: Weighting, at: str, every: int) -> Place | None:
     assert isinstance(weighting, (GramianWeighting, JacobianWeighting))
     place: Place = weighting.place if at == "auto" else at  # type: ignore[assignment]  # checked word
     if isinstance(weighting, JacobianWeighting):
-        if place != "parameters":
+        if place != weighting.place:
             raise UserError(
-                f"{name} combines the task gradients on all shared parameters entry by entry, so "
-                f"gradients.at={place} cannot serve it. Use gradients.at=parameters."
+                f"{name} combines task gradients entry by entry, those at the {weighting.place}, "
+                f"so gradients.at={place} cannot serve it. Use gradients.at={weighting.place}."
             )
         if every != 1:
             raise UserError(
                 f"gradients.every={every} reuses weights between refreshes, and {name} has no "
-                "weights. Use gradients.every=1."
+                "weights that could be reused. Use gradients.every=1."
             )
+        return place
+    more = _needs_beyond_one_gramian(weighting)
+    if more and place != "parameters":
+        raise UserError(
+            f"{name} {more}, which is there for the gradients on all shared parameters only, and "
+            f"not with gradients.at={place}. Use gradients.at=parameters."
+        )
+    if more and every != 1:
+        raise UserError(
+            f"{name} {more}, so each step needs the task gradients. Use gradients.every=1."
+        )
     return place
+
+
+def _needs_beyond_one_gramian(weighting: GramianWeighting) -> str | None:
+    """What a method needs beside the Gramian of one batch, in words."""
+    if weighting.lookahead:
+        return "looks at a second batch after a trial step"
+    if weighting.batches > 1:
+        return f"compares {weighting.batches} batches in each step"
+    if weighting.tracks_rows:
+        return "keeps a moving average of the task gradients"
+    if weighting.per_layer:
+        return "balances each layer by itself"
+    return None
+
+
+def check_rules(weighting: Weighting, smoothing: float, rescale: str) -> None:
+    """Check what is to become of the method's weights.
+
+    Args:
+        weighting: the method.
+        smoothing: ``gradients.smoothing``.
+        rescale: ``gradients.rescale``.
+
+    Raises:
+        UserError: a setting out of range, or one that the method cannot follow.
+    """
+    name = type(weighting).__name__
+    if not 0 <= smoothing < 1:
+        raise UserError(f"gradients.smoothing={smoothing}: use 0 for none, or less than 1.")
+    without = isinstance(weighting, JacobianWeighting)
+    single = isinstance(weighting, GramianWeighting) and not (
+        weighting.per_layer or weighting.batches > 1
+    )
+    if smoothing and (without or not (single or isinstance(weighting, LossWeighting))):
+        raise UserError(
+            f"gradients.smoothing={smoothing} averages one weight a task over steps, and {name} "
+            "has none, or more than one. Leave it out, or choose another method."
+        )
+    if rescale == "none" or single or isinstance(weighting, LossWeighting):
+        return
+    if not (without and rescale == "norm"):
+        use = " Use gradients.rescale=norm, or leave it out." if without else " Leave it out."
+        raise UserError(
+            f"gradients.rescale={rescale} needs one weight a task, and {name} has none, or more "
+            f"than one.{use}"
+        )
 
 
 def check_compatible(
@@ -63,7 +121,8 @@ def check_compatible(
     sampler: Sampler,
     place: Place | None,
     device: torch.device,
-    settings: Mapping[str, object],
+    settings: Mapping[str, Any],
+    select_on: str = "validation",
 ) -> None:
     """Check weighting x architecture x sampler x engine settings.
 
@@ -76,7 +135,9 @@ def check_compatible(
         sampler: the sampler.
         place: where gradients are taken, None for methods that see losses only.
         device: of the run.
-        settings: ``accumulate`` and ``amp`` of the engine.
+        settings: of the engine, ``accumulate`` and ``amp``, and of the gradients, ``rescale`` and
+            ``memory_gb``.
+        select_on: the split that selects.
 
     Raises:
         UserError: the first thing that does not fit, and what to change.
@@ -115,6 +176,18 @@ def check_compatible(
                 f"engine.accumulate={settings['accumulate']} spreads a step over several. Use "
                 "engine.accumulate=1, or gradients.at=parameters."
             )
+    _check_memory(weighting, chosen, model, settings, place)
+    _check_evaluation(weighting, chosen, select_on)
+    if settings.get("rescale") == "norm" and place is None and not model.shared_parameters():
+        raise UserError(
+            f"gradients.rescale=norm compares gradients on shared parameters, and architecture="
+            f"{architecture_name} shares none that are trained. Leave it out."
+        )
+    if settings["accumulate"] != 1 and getattr(weighting, "batches", 1) > 1:
+        raise UserError(
+            f"{chosen} compares the gradients of several batches in a step, and engine.accumulate="
+            f"{settings['accumulate']} makes one batch of several. Use engine.accumulate=1."
+        )
     linear = getattr(weighting, "linear", True)
     if settings["accumulate"] != 1 and isinstance(weighting, LossWeighting) and not linear:
         raise UserError(
@@ -126,4 +199,45 @@ def check_compatible(
         raise UserError(
             "engine.amp=bf16 needs a GPU that computes in bfloat16, and this one does not. Use "
             "engine.amp=none."
+        )
+
+
+def _check_memory(
+    weighting: Weighting,
+    chosen: str,
+    model: MultiTaskModel,
+    settings: Mapping[str, Any],
+    place: Place | None,
+) -> None:
+    """Refuse rows that exceed the budget where they cannot be formed in parts."""
+    if place != "parameters":
+        return
+    in_parts = (
+        isinstance(weighting, GramianWeighting)
+        and _needs_beyond_one_gramian(weighting) is None
+        and settings["accumulate"] == 1
+        and not settings.get("compile")
+    )
+    batches = getattr(weighting, "batches", 1)
+    rows = batches * (2 if getattr(weighting, "tracks_rows", False) else 1) * len(model.tasks)
+    size = rows * sum(p.numel() * p.element_size() for p in model.shared_parameters()) / 2**30
+    budget = settings.get("memory_gb", float("inf"))
+    if size > budget and not in_parts:
+        raise UserError(
+            f"{chosen} needs all task gradients at once, {size:.3g} GiB, more than "
+            f"gradients.memory_gb={budget:g}. Raise that, or choose a method (and "
+            "engine.accumulate=1, engine.compile=false) whose gradients can be formed in parts."
+        )
+
+
+def _check_evaluation(weighting: Weighting, chosen: str, select_on: str) -> None:
+    if weighting.uses_evaluation and select_on == "test":
+        raise UserError(
+            f"{chosen} trains by what it sees in the evaluation, and select_on=test would show it "
+            "the test split. Use select_on=validation."
+        )
+    if getattr(weighting, "needs_baseline", False) and weighting.baseline is None:
+        raise UserError(
+            f"{chosen} compares each task with training it alone: name the folder of a finished "
+            "architecture=single_task run in weighting.baseline=FOLDER."
         )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from torch.optim import Optimizer
@@ -15,7 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from mtlrun.data.base import Dataset
 from mtlrun.engine import checkpoint
 from mtlrun.engine.backward import Forward
-from mtlrun.engine.evaluation import Figures, Selection, evaluate, headline
+from mtlrun.engine.evaluation import Figures, Selection, as_evaluation, evaluate, headline
 from mtlrun.engine.ledger import Ledger, nonfinite_loss
 from mtlrun.engine.loader import EvaluationLoader, Placement, TrainLoader
 from mtlrun.engine.pictures import dense_pictures
@@ -76,8 +77,9 @@ class Engine:
         folder: of the checkpoints.
         tracker: takes the figures.
         log: the run's log.
-        baseline: a single-task run's headline figures for ``val/delta_m``, as a function of this
-            run's; None to leave it out.
+        baseline: from an evaluation's figures, for each task its change against a single-task run,
+            for ``val/delta_m`` (mean over tasks); None to leave it out.
+        alone: likewise, for a weighting that looks at such changes.
     """
 
     def __init__(
@@ -87,7 +89,8 @@ class Engine:
         folder: Path,
         tracker: Tracker,
         log: logging.Logger,
-        baseline: Callable[[Figures], float] | None = None,
+        baseline: Callable[[Figures], dict[str, float]] | None = None,
+        alone: Callable[[Figures], dict[str, float]] | None = None,
     ) -> None:
         self.parts = parts
         self.schedule = schedule
@@ -95,6 +98,7 @@ class Engine:
         self.tracker = tracker
         self.log = log
         self.baseline = baseline
+        self.alone = alone
         self.forward: Forward = parts.step.backward.forward
         self.ledger = Ledger(tuple(parts.tasks))
         self.selection = Selection(parts.model.independent_groups())
@@ -149,6 +153,8 @@ class Engine:
                 self.steps_in_epoch += 1
                 if figures.nonfinite is not None:
                     self._nonfinite(figures.nonfinite)
+                if figures.remark is not None:
+                    self.log.warning("step %d: %s", self.steps, figures.remark)
                 self.ledger.add(self.steps, figures)
                 if self.steps % self.schedule.log_every == 0 or self.steps == 1:
                     self._log_steps()
@@ -173,7 +179,7 @@ class Engine:
         self.tracker.steps(losses, conflicts, self.steps, self.epoch + 1)
 
     def _close_epoch(self) -> None:
-        began = time.monotonic()
+        began, parts = time.monotonic(), self.parts
         if self.steps % self.schedule.log_every:
             self._log_steps()  # so that every epoch's last steps are in the files
         means = self.ledger.close_epoch()
@@ -186,9 +192,13 @@ class Engine:
         self.tracker.metrics(self.epoch, self.steps, self.schedule.select_on, figures)
         if self.baseline:
             tag = f"{self.schedule.select_on}/delta_m"
-            self.tracker.scalar(tag, self.baseline(figures), self.steps)
+            found = list(self.baseline(figures).values())
+            self.tracker.scalar(tag, fmean(found) if found else math.nan, self.steps)
         self._draw()
         self._step_scheduler(figures)
+        if parts.weighting.uses_evaluation:
+            changes = self.alone(figures) if self.alone else {}
+            parts.weighting.after_evaluation(as_evaluation(parts.tasks, figures, changes))
         improved = self.selection.update(self.parts.tasks, figures, self.epoch)
         if improved:
             self._keep_best(improved)

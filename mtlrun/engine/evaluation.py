@@ -10,6 +10,7 @@ import torch
 from mtlrun.engine.backward import Forward
 from mtlrun.engine.loader import EvaluationLoader
 from mtlrun.tasks.base import Statistics, Task
+from mtlrun.types import Evaluation, MetricValue
 
 Figures = dict[str, dict[str, float]]
 """For each task its metrics by name, ``loss`` among them."""
@@ -57,6 +58,28 @@ def evaluate(forward: Forward, loader: EvaluationLoader) -> Figures:
 def headline(task: Task) -> str:
     """The metric that stands for a task: its first."""
     return next(iter(task.metrics))
+
+
+def as_evaluation(
+    tasks: Mapping[str, Task], figures: Figures, changes: Mapping[str, float]
+) -> Evaluation:
+    """What a weighting that looks at metrics is shown.
+
+    Args:
+        tasks: the run's tasks.
+        figures: for each task its metrics.
+        changes: see :class:`~mtlrun.types.Evaluation`.
+    """
+    metrics = {
+        name: {
+            metric: MetricValue(
+                value, metric in task.metrics and task.metrics[metric].higher_is_better
+            )
+            for metric, value in figures.get(name, {}).items()
+        }
+        for name, task in tasks.items()
+    }
+    return Evaluation(metrics, {name: headline(task) for name, task in tasks.items()}, changes)
 
 
 def remaining_error(task: Task, figures: Mapping[str, float]) -> float:

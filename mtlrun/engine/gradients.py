@@ -19,9 +19,22 @@ def gramian(rows: Tensor) -> Tensor:
     Returns:
         [T, T], float64, on the device of ``rows``.
     """
-    total = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows.device)
-    for block in rows.split(BLOCK, dim=1):
-        total += (block @ block.T).double()
+    return inner_products(rows, rows)
+
+
+def inner_products(first: Tensor, second: Tensor) -> Tensor:
+    """Inner products of the rows of two matrices.
+
+    Args:
+        first: [T, P], float32 or float64.
+        second: [S, P], likewise.
+
+    Returns:
+        [T, S], float64, on their device.
+    """
+    total = torch.zeros(len(first), len(second), dtype=torch.float64, device=first.device)
+    for left, right in zip(first.split(BLOCK, dim=1), second.split(BLOCK, dim=1), strict=True):
+        total += (left @ right.T).double()
     return total
 
 
@@ -30,14 +43,17 @@ class TaskGradients:
 
     Args:
         parameters: what the columns stand for, in this order. All of one type and device.
-        tasks: the most rows that a step can need.
+        rows: the most rows that a step can need.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], tasks: int) -> None:
+    def __init__(self, parameters: Sequence[nn.Parameter], rows: int) -> None:
         self.parameters = list(parameters)
         sizes = [parameter.numel() for parameter in self.parameters]
-        first = self.parameters[0]
-        self.buffer = torch.zeros(tasks, sum(sizes), dtype=first.dtype, device=first.device)
+        if parameters:
+            first = self.parameters[0]
+            self.buffer = torch.zeros(rows, sum(sizes), dtype=first.dtype, device=first.device)
+        else:
+            self.buffer = torch.zeros(rows, 0)
         self._total = torch.zeros_like(self.buffer[0])
         self._cells = [self._split(row, sizes) for row in self.buffer]
         self._updates = self._split(self._total, sizes)
@@ -93,6 +109,19 @@ class TaskGradients:
         ]
         return torch.cat(cells, dim=1)
 
+    def by_layer(self, layers: Sequence[Sequence[nn.Parameter]], tasks: int) -> list[Tensor]:
+        """The parts of the Jacobian that belong to groups of neighbouring parameters.
+
+        Args:
+            layers: the parameters, in their order, in groups.
+            tasks: of this step.
+
+        Returns:
+            views, [tasks, columns] each.
+        """
+        widths = [sum(parameter.numel() for parameter in layer) for layer in layers]
+        return list(self.rows(tasks).split(widths, dim=1))
+
     def apply(self, direction: Tensor) -> None:
         """Make ``direction``, [P], the ``.grad`` of the parameters.
 
@@ -108,11 +137,21 @@ class TaskGradients:
         ):
             parameter.grad = update if reached else None
 
+    def combined(self, weights: Tensor) -> list[tuple[nn.Parameter, Tensor]]:
+        """The weighted sum of the first rows, for each parameter that was reached."""
+        rows = self.rows(len(weights))
+        parts = self._split(weights.to(rows) @ rows, [p.numel() for p in self.parameters])
+        return [
+            (parameter, part)
+            for parameter, part, reached in zip(self.parameters, parts, self._reached, strict=True)
+            if reached
+        ]
+
     def combine(self, weights: Tensor) -> None:
         """Make the weighted sum of this step's rows the ``.grad`` of the parameters.
 
         Args:
-            weights: [tasks of this step].
+            weights: [rows of this step].
         """
         rows = self.rows(len(weights))
         torch.mv(rows.T, weights.to(rows), out=self._total)

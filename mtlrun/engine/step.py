@@ -1,13 +1,24 @@
 """One optimizer step: what a weighting declares, the engine obeys."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mtlrun.engine.backward import Backward, Forward, FromLosses, StepFigures, labelled
+from mtlrun.engine.adapters import LossesAsGramian
+from mtlrun.engine.backward import (
+    Backward,
+    Forward,
+    FromLosses,
+    GradientSettings,
+    StepFigures,
+    labelled,
+)
 from mtlrun.engine.balanced import FromGradients
+from mtlrun.engine.rules import Rescale
+from mtlrun.engine.several import FromBatches
 from mtlrun.models.model import MultiTaskModel
 from mtlrun.randomness import seed_global_step
 from mtlrun.tasks.base import Task
@@ -42,20 +53,21 @@ def parameter_groups(
 def make_backward(
     forward: Forward,
     weighting: Weighting,
+    settings: GradientSettings,
     *,
-    place: Place | None,
-    every: int,
     check: bool,
     accumulating: bool,
 ) -> Backward:
     """The way to ``.grad`` for the kind of method."""
     if isinstance(weighting, LossWeighting):
-        return FromLosses(forward, weighting, check=check)
-    assert place is not None
+        if settings.rescale != "norm":
+            return FromLosses(forward, weighting, settings, check=check)
+        weighting = LossesAsGramian(weighting)  # the norm is that of task gradients
+        settings = replace(settings, place="parameters")
     assert isinstance(weighting, (GramianWeighting, JacobianWeighting))
-    return FromGradients(
-        forward, weighting, place=place, every=every, check=check, accumulating=accumulating
-    )
+    several = isinstance(weighting, GramianWeighting) and weighting.batches > 1
+    kind = FromBatches if several else FromGradients
+    return kind(forward, weighting, settings, check=check, accumulating=accumulating)
 
 
 class TrainingStep:
@@ -69,6 +81,9 @@ class TrainingStep:
         seed: the run's seed.
         place: where task gradients are taken; None for methods that see losses only.
         every: steps between two refreshes of the weights.
+        smoothing: of the weights, see :class:`~mtlrun.engine.rules.WeightRules`.
+        rescale: of the weights, likewise.
+        memory: bytes that rows of task gradients may take before they are formed in parts.
         amp: whether the network runs under bfloat16 autocast.
         accumulate: micro-batches of a step.
         clip_norm: largest norm of the gradient; for independent networks, of each one's.
@@ -86,6 +101,9 @@ class TrainingStep:
         seed: int,
         place: Place | None = None,
         every: int = 1,
+        smoothing: float = 0.0,
+        rescale: Rescale = "none",
+        memory: float = GradientSettings.memory,
         amp: bool = False,
         accumulate: int = 1,
         clip_norm: float | None = None,
@@ -101,8 +119,7 @@ class TrainingStep:
         self.backward = make_backward(
             Forward(model, tasks, amp, compiled),
             weighting,
-            place=place,
-            every=every,
+            GradientSettings(place, every, smoothing, rescale, memory),
             check=check,
             accumulating=accumulate > 1,
         )
@@ -136,7 +153,8 @@ class TrainingStep:
         if not batches:
             return StepFigures((), [])
         present = found[0] if len(found) == 1 else tuple(sorted(set().union(*found)))
-        info = StepInfo(self.seed, epoch, step, present)
+        rate = float(self.optimizer.param_groups[0]["lr"])
+        info = StepInfo(self.seed, epoch, step, present, rate)
         seed_global_step(self.seed, "dropout", epoch, step)
         self.weighting.begin_step(info)
         self.optimizer.zero_grad(set_to_none=True)
@@ -147,6 +165,17 @@ class TrainingStep:
         for parameters in self._clip_groups:
             assert self.clip_norm is not None
             torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+        if not figures.present:
+            return figures
         self.optimizer.step()
         self.weighting.after_step()
+        if isinstance(self.weighting, LossWeighting) and self.weighting.reevaluates:
+            self.weighting.reevaluated(self._losses_again(batches[0], info))
         return figures
+
+    def _losses_again(self, batch: Batch, info: StepInfo) -> Tensor:
+        """Losses of the step's batch after it, with its dropout masks."""
+        seed_global_step(self.seed, "dropout", info.epoch, info.step)
+        forward = self.backward.forward
+        with torch.no_grad(), forward.kept_buffers():
+            return torch.stack(forward.losses(batch, info.present))

@@ -43,6 +43,23 @@ class MultiTaskModel(nn.Module):
         """Trainable parameters that more than one task trains."""
         return [p for p in self.architecture.shared_parameters() if p.requires_grad]
 
+    def shared_layers(self) -> list[list[nn.Parameter]]:
+        """The shared parameters in the groups of the modules that hold them, in their order."""
+        owner = {
+            id(parameter): number
+            for number, module in enumerate(self.modules())
+            for parameter in module._parameters.values()
+            if parameter is not None
+        }
+        layers: list[list[nn.Parameter]] = []
+        last = None
+        for parameter in self.shared_parameters():
+            if owner[id(parameter)] != last:
+                layers.append([])
+                last = owner[id(parameter)]
+            layers[-1].append(parameter)
+        return layers
+
     def independent_groups(self) -> list[tuple[str, ...]]:
         """Groups of tasks that share nothing, and so train as separate runs would.
 

@@ -151,6 +151,8 @@ class GramianWeighting(Weighting):
 
     Attributes:
         place: where gradients are taken by default (``gradients.at=auto``).
+        head_weights: set by :meth:`weights` where heads take other weights than the shared
+            parameters, [T]; None otherwise.
     """
 
     heads: ClassVar[Literal["weighted", "unweighted"]] = "unweighted"
@@ -159,6 +161,7 @@ class GramianWeighting(Weighting):
     lookahead: ClassVar[bool] = False
     tracks_rows: ClassVar[bool] = False
     per_layer: bool = False
+    head_weights: Tensor | None = None
 
     @abstractmethod
     def weights(self, gramian: Tensor, losses: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Steps of methods that see task gradients, against plain autograd."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -27,15 +28,41 @@ from engine_toys import (
 from engine_trunks import ROWS, TRUNKS
 from torch import Tensor, nn
 
+from mtlrun.engine import kernels
+from mtlrun.engine import rows as rows_module
+from mtlrun.engine.balanced import FromGradients
+from mtlrun.engine.rows import PlainRows, SweptRows
+from mtlrun.engine.segments import SegmentRows
+from mtlrun.engine.step import TrainingStep
 from mtlrun.types import Batch, StreamBatch
 from mtlrun.weighting.base import Place
 
 # -- trunks ---------------------------------------------------------------------------------------
 
+WAYS = ["chosen", "plain", "kernels", "batched", "segments"]
 
-@pytest.mark.parametrize("heads", ["unweighted", "weighted"])
+
+def force(way: str, step: TrainingStep, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the step take its gradients in one way wherever that is right, however small it is."""
+    backward = step.backward
+    assert isinstance(backward, FromGradients)
+    if way == "plain":
+        backward.rows = PlainRows(backward.shared, len(NAMES))
+    if way in ("kernels", "batched"):
+        monkeypatch.setattr(kernels, "MARGIN", math.inf)
+    if way == "batched":
+        monkeypatch.setattr(rows_module, "FEWEST_BATCHED", 1)
+    expected = SegmentRows if way == "segments" else PlainRows if way == "plain" else SweptRows
+    assert type(backward.rows) is expected
+
+
+@pytest.mark.parametrize(
+    ("way", "heads"), [*((way, "unweighted") for way in WAYS), ("chosen", "weighted")]
+)
 @pytest.mark.parametrize("name", TRUNKS)
-def test_gramian_and_update_are_those_of_plain_autograd(name: str, heads: Heads) -> None:
+def test_gramian_and_update_are_those_of_plain_autograd(
+    name: str, way: str, heads: Heads, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trunk = TRUNKS[name]
     torch.manual_seed(1)
     tasks = toy_tasks()
@@ -45,7 +72,8 @@ def test_gramian_and_update_are_those_of_plain_autograd(name: str, heads: Heads)
     plain = plain_gradients(model, tasks, [batch], double=not trunk.random, step=4)
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     weighting = given(heads)
-    step = training_step(model, tasks, weighting)
+    step = training_step(model, tasks, weighting, memory=0 if way == "segments" else 1e9)
+    force(way, step, monkeypatch)
 
     figures = step([batch], epoch=0, step=4)
 

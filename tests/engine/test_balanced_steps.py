@@ -1,6 +1,7 @@
 """What methods that see task gradients do over micro-batches and from step to step."""
 
 import copy
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -18,6 +19,7 @@ from engine_toys import (
     NAMES,
     WEIGHTS,
     Given,
+    GivenDirection,
     Heads,
     given,
     mlp_model,
@@ -29,7 +31,9 @@ from engine_toys import (
 )
 from torch import Tensor
 
+from mtlrun.engine import kernels
 from mtlrun.engine.balanced import FromGradients
+from mtlrun.engine.rows import PlainRows, SweptRows
 from mtlrun.weighting.base import Place
 from mtlrun.weighting.gradnorm import GradNorm
 
@@ -178,12 +182,27 @@ def test_trainable_weights_move_at_refreshes_only() -> None:
 
 def test_buffers_of_rows_are_made_once() -> None:
     model, tasks = mlp_model()
-    step = training_step(model, tasks, given())
+    step = training_step(model, tasks, GivenDirection(list(WEIGHTS.values())))
     assert isinstance(step.backward, FromGradients)
+    assert isinstance(step.backward.rows, PlainRows)
     places = set()
     for number in range(3):
         step([toy_batch(number)], 0, number)
-        assert step.backward.rows is not None
         grads = [p.grad for p in model.shared_parameters()]
-        places.add((step.backward.rows.buffer.data_ptr(), *(g.data_ptr() for g in grads)))
+        places.add((step.backward.rows.held.buffer.data_ptr(), *(g.data_ptr() for g in grads)))
+    assert len(places) == 1
+
+
+def test_buffers_of_output_gradients_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "MARGIN", math.inf)
+    model, tasks = mlp_model()
+    step = training_step(model, tasks, given())
+    assert isinstance(step.backward, FromGradients)
+    assert isinstance(step.backward.rows, SweptRows)
+    places = set()
+    for number in range(3):
+        step([toy_batch(number)], 0, number)
+        buffers = step.backward.rows._buffers.values()
+        assert len(buffers) == 2
+        places.add(tuple(buffer.data_ptr() for buffer in buffers))
     assert len(places) == 1

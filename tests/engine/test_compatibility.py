@@ -62,14 +62,14 @@ def test_the_place_is_the_methods_own_unless_it_is_set() -> None:
             GivenDirection([1.0]),
             "representation",
             1,
-            "GivenDirection combines the task gradients on all shared parameters entry by entry, "
+            "GivenDirection combines task gradients entry by entry, those at the parameters, "
             "so gradients.at=representation cannot serve it. Use gradients.at=parameters.",
         ),
         (
             GivenDirection([1.0]),
             "last_layer",
             1,
-            "GivenDirection combines the task gradients on all shared parameters entry by entry, "
+            "GivenDirection combines task gradients entry by entry, those at the parameters, "
             "so gradients.at=last_layer cannot serve it. Use gradients.at=parameters.",
         ),
         (
@@ -77,7 +77,7 @@ def test_the_place_is_the_methods_own_unless_it_is_set() -> None:
             "parameters",
             2,
             "gradients.every=2 reuses weights between refreshes, and GivenDirection has no "
-            "weights. Use gradients.every=1.",
+            "weights that could be reused. Use gradients.every=1.",
         ),
     ],
 )

@@ -38,7 +38,7 @@ def flat(*gradients: torch.Tensor) -> torch.Tensor:
 
 
 def test_rows_hold_the_gradients_in_order(parameters: list[nn.Parameter]) -> None:
-    held = TaskGradients(parameters, tasks=3)
+    held = TaskGradients(parameters, rows=3)
     first = [torch.randn(p.shape) for p in parameters]
     second = [torch.randn(p.shape) for p in parameters]
     held.start()
@@ -50,7 +50,7 @@ def test_rows_hold_the_gradients_in_order(parameters: list[nn.Parameter]) -> Non
 
 
 def test_micro_batches_add_up(parameters: list[nn.Parameter]) -> None:
-    held = TaskGradients(parameters, tasks=1)
+    held = TaskGradients(parameters, rows=1)
     first = [torch.randn(p.shape) for p in parameters]
     second = [torch.randn(p.shape) for p in parameters]
     held.write(0, first, add=False)
@@ -61,7 +61,7 @@ def test_micro_batches_add_up(parameters: list[nn.Parameter]) -> None:
 
 
 def test_a_parameter_that_a_task_misses_is_zero_in_its_row(parameters: list[nn.Parameter]) -> None:
-    held = TaskGradients(parameters, tasks=2)
+    held = TaskGradients(parameters, rows=2)
     ones = [torch.ones(p.shape) for p in parameters]
     for row in (0, 1):
         held.write(row, ones, add=False)  # what an earlier step left
@@ -72,7 +72,7 @@ def test_a_parameter_that_a_task_misses_is_zero_in_its_row(parameters: list[nn.P
 
 
 def test_columns_of_some_parameters(parameters: list[nn.Parameter]) -> None:
-    held = TaskGradients(parameters, tasks=2)
+    held = TaskGradients(parameters, rows=2)
     rows = [[torch.randn(p.shape) for p in parameters] for _ in range(2)]
     for row, gradients in enumerate(rows):
         held.write(row, gradients, add=False)
@@ -81,7 +81,7 @@ def test_columns_of_some_parameters(parameters: list[nn.Parameter]) -> None:
 
 
 def test_combine_fills_grad_of_reached_parameters_only(parameters: list[nn.Parameter]) -> None:
-    held = TaskGradients(parameters, tasks=3)
+    held = TaskGradients(parameters, rows=3)
     first, second = ([torch.randn(p.shape) for p in parameters] for _ in range(2))
     held.start()
     held.write(0, [first[0], None, first[2]], add=False)
@@ -93,7 +93,7 @@ def test_combine_fills_grad_of_reached_parameters_only(parameters: list[nn.Param
 
 
 def test_apply_takes_any_direction(parameters: list[nn.Parameter]) -> None:
-    held = TaskGradients(parameters, tasks=1)
+    held = TaskGradients(parameters, rows=1)
     held.write(0, [torch.ones(p.shape) for p in parameters], add=False)
     held.apply(torch.arange(11.0))
     grads = [parameter.grad for parameter in parameters]
@@ -105,7 +105,7 @@ def test_apply_takes_any_direction(parameters: list[nn.Parameter]) -> None:
 
 
 def test_buffers_are_kept_from_step_to_step(parameters: list[nn.Parameter]) -> None:
-    held = TaskGradients(parameters, tasks=2)
+    held = TaskGradients(parameters, rows=2)
     places = set()
     for _ in range(3):
         held.start()
@@ -123,7 +123,7 @@ def test_grad_is_laid_out_as_its_parameter() -> None:
     image = torch.randn(4, 3, 5, 5).to(memory_format=torch.channels_last)
     parameters = [nn.Parameter(image), nn.Parameter(torch.randn(3, 4).t())]
     gradients = [torch.randn(4, 3, 5, 5), torch.randn(4, 3)]
-    held = TaskGradients(parameters, tasks=1)
+    held = TaskGradients(parameters, rows=1)
     held.write(0, gradients, add=False)
     held.combine(torch.ones(1))
     for parameter, gradient in zip(parameters, gradients, strict=True):

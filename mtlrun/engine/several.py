@@ -1,0 +1,175 @@
+"""The backward pass of methods that see several batches a step, or look beyond a step."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from mtlrun.engine.backward import StepFigures, first_nonfinite, labelled
+from mtlrun.engine.balanced import FromGradients
+from mtlrun.engine.heads import HeadPass, OwnGradients, add_own
+from mtlrun.engine.rows import PlainRows
+from mtlrun.types import Batch, StepInfo
+from mtlrun.weighting.base import GramianWeighting
+
+
+class FromBatches(FromGradients):
+    """Balances the rows of several batches, see :class:`GramianWeighting`.
+
+    A step is left out where one of its batches has no label at all. A task without labels in one
+    batch of the step has a zero row, and a loss of 0, there.
+    """
+
+    def __call__(self, batches: Sequence[Batch], info: StepInfo) -> StepFigures:
+        """See :meth:`Backward.__call__`."""
+        weighting = self.weighting
+        assert isinstance(weighting, GramianWeighting)
+        assert isinstance(self.rows, PlainRows)
+        if len(batches) < weighting.batches:
+            return StepFigures((), [])
+        self.rows.start()
+        if weighting.lookahead:
+            return self._look_ahead(batches, info)
+        count, tasks = len(batches), len(info.present)
+        figures = StepFigures(info.present, [])
+        own: list[OwnGradients] = [{} for _ in info.present]
+        losses: list[Tensor] = []
+        for number, batch in enumerate(batches):
+            shown, found = self._batch(batch, number, figures)
+            if figures.nonfinite is not None:
+                return figures
+            losses += shown
+            for place, gradients in enumerate(found):
+                add_own(own[place], list(gradients), list(gradients.values()), 1 / count)
+        inner = self.rows.gramian(count * tasks)
+        weights = self._ask(figures, inner, losses)
+        if weights is not None:
+            self.rows.combine(weights)
+            figures.weights = weights.view(count, tasks).sum(dim=0)
+            self._give_own(own, figures.weights)
+        return figures
+
+    def _ask(self, figures: StepFigures, inner: Tensor, losses: list[Tensor]) -> Tensor | None:
+        """The weights of all rows; None where a gradient is not finite."""
+        tasks = len(figures.present)
+        count = len(losses) // tasks
+        figures.losses = [torch.stack(losses[place::tasks]).mean() for place in range(tasks)]
+        figures.gramian = inner[:tasks, :tasks].cpu()
+        shown = torch.stack([loss.double() for loss in losses]).cpu()
+        inner = inner.cpu()
+        figures.nonfinite = first_bad_row(figures.present, inner, shown)
+        if figures.nonfinite is not None:
+            return None
+        weights = self.solved(figures, inner, shown)
+        if weights is None:
+            assert isinstance(figures.weights, Tensor)
+            return figures.weights.repeat(count) / count
+        self.last_weights[list(figures.present)] = weights.view(count, tasks).sum(dim=0)
+        return weights
+
+    def _batch(
+        self, batch: Batch, number: int, figures: StepFigures
+    ) -> tuple[list[Tensor], list[OwnGradients]]:
+        """The rows of one batch; its losses and what single tasks train, for each task."""
+        present = figures.present
+        labels = set(labelled(batch, self.forward.names))
+        tasks = [task for task in present if task in labels]
+        places = [present.index(task) for task in tasks]
+        heads = self._pass(batch, tasks)
+        losses = [torch.zeros_like(heads.losses[0]) for _ in present]
+        for place, loss in zip(places, heads.losses, strict=True):
+            losses[place] = loss
+        if self.check:
+            figures.nonfinite = first_nonfinite(heads.losses, tasks)
+            if figures.nonfinite is not None:
+                return losses, []
+        return losses, self._rows_of(heads, tasks, places, number, len(present))
+
+    def _rows_of(
+        self, heads: HeadPass, tasks: Sequence[int], places: Sequence[int], number: int, count: int
+    ) -> list[OwnGradients]:
+        assert isinstance(self.rows, PlainRows)
+        self.rows.clear(range(number * count, (number + 1) * count))
+        rows = [number * count + place for place in places]
+        inside = [self.inside[task] for task in tasks]
+        found = self.rows.collect(heads, rows, [1.0] * len(rows), inside)
+        own: list[OwnGradients] = [{} for _ in range(count)]
+        for position, place in enumerate(places):
+            add_own(own[place], inside[position], found[position], 1.0)
+            add_own(own[place], self.heads[tasks[position]], heads.own[position], 1.0)
+        return own
+
+    # -- looking ahead -----------------------------------------------------------------------------
+
+    def _look_ahead(self, batches: Sequence[Batch], info: StepInfo) -> StepFigures:
+        weighting = self.weighting
+        assert isinstance(weighting, GramianWeighting)
+        assert isinstance(self.rows, PlainRows)
+        tasks = len(info.present)
+        figures = StepFigures(info.present, [])
+        losses, own = self._batch(batches[0], 0, figures)
+        if figures.nonfinite is not None:
+            return figures
+        weights = weighting.lookahead_weights()
+        moves = self._moves(weights, own, -info.learning_rate)
+        with self.forward.kept_buffers(), moved(moves):
+            further, beyond = self._batch(batches[1], 1, figures)
+            if figures.nonfinite is not None:
+                return figures
+        inner = self.rows.gramian(2 * tasks)
+        inner += own_products([*own, *beyond]).to(inner.device)
+        asked = self._ask(figures, inner, losses + further)
+        figures.losses = losses
+        if asked is not None:
+            asked = asked[:tasks]  # where the solver failed there are weights for both batches
+            self.last_weights[list(info.present)] = asked
+            figures.weights = asked
+            self.rows.combine(asked)
+            self._give_own(own, asked)
+        return figures
+
+    def _moves(
+        self, weights: Tensor, own: Sequence[OwnGradients], step: float
+    ) -> list[tuple[nn.Parameter, Tensor]]:
+        """A plain gradient step: what is added to each parameter."""
+        assert isinstance(self.rows, PlainRows)
+        moves = self.rows.held.combined(weights * step)
+        for gradients, weight in zip(own, weights.tolist(), strict=True):
+            moves += [(p, gradient * (weight * step)) for p, gradient in gradients.items()]
+        return moves
+
+
+@contextmanager
+def moved(moves: Sequence[tuple[nn.Parameter, Tensor]]) -> Iterator[None]:
+    """Parameters with something added; afterwards they are, bit for bit, as before."""
+    before = [(parameter, parameter.detach().clone()) for parameter, _ in moves]
+    with torch.no_grad():
+        for parameter, move in moves:
+            parameter.add_(move)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, values in before:
+                parameter.copy_(values)
+
+
+def own_products(own: Sequence[OwnGradients]) -> Tensor:
+    """Inner products of gradients on parameters of single tasks, [rows, rows], float64."""
+    products = torch.zeros(len(own), len(own), dtype=torch.float64)
+    for one, first in enumerate(own):
+        for two, second in enumerate(own):
+            for parameter, gradient in first.items():
+                if parameter in second:
+                    flat = gradient.flatten().double(), second[parameter].flatten().double()
+                    products[one, two] += (flat[0] @ flat[1]).cpu()
+    return products
+
+
+def first_bad_row(present: Sequence[int], inner: Tensor, losses: Tensor) -> int | None:
+    """The first task with a row or loss that is not finite."""
+    finite = torch.isfinite(inner.diagonal()) & torch.isfinite(losses)
+    if bool(finite.all()):
+        return None
+    return present[int((~finite).nonzero()[0]) % len(present)]
