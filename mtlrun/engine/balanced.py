@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from mtlrun.engine.alignment import HeadAlignment
 from mtlrun.engine.backward import (
     Backward,
     Forward,
@@ -84,7 +85,10 @@ class FromGradients(Backward):
         self.one_pass_reuses = not any(self.inside) or weighting.heads == "weighted"
         self.rows = self._make_rows(settings.memory, accumulating)
         self.tracked: Tensor | None = None
+        self.alignment = HeadAlignment(weighting, self.heads)
+        assert not (self.alignment.wanted and (several_passes or self.every > 1))
         self.last_weights = torch.full((tasks,), torch.nan, dtype=torch.float64)
+        self.last_head_weights = torch.full_like(self.last_weights, torch.nan)
         self.failures = 0
 
     def _make_rows(self, memory: float, accumulating: bool) -> Rows:
@@ -113,6 +117,7 @@ class FromGradients(Backward):
         """See :meth:`Backward.state_dict`: last weights, solver failures, tracked rows."""
         state = {
             "last_weights": self.last_weights.clone(),
+            "last_head_weights": self.last_head_weights.clone(),
             "failures": torch.tensor(self.failures),
             **self.rules.state_dict(),
         }
@@ -123,6 +128,7 @@ class FromGradients(Backward):
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """See :meth:`Backward.load_state_dict`."""
         self.last_weights.copy_(state["last_weights"])
+        self.last_head_weights.copy_(state["last_head_weights"])
         self.failures = int(state["failures"])
         self.rules.load_state_dict(state)
         if "tracked" in state:
@@ -149,7 +155,10 @@ class FromGradients(Backward):
     def _pass(self, batch: Batch, present: Sequence[int]) -> HeadPass:
         with self.rows.noting():
             features = self.forward.features(batch, present)
-        return walk_heads(self.forward, self.heads, batch, present, features)
+        link = self.alignment.wanted
+        heads = walk_heads(self.forward, self.heads, batch, present, features, link=link)
+        self.alignment.note(present, heads)
+        return heads
 
     def _reuse(self, batches: Sequence[Batch], info: StepInfo, weights: Tensor) -> StepFigures:
         """A step whose weights are known: the trunk is walked once."""
@@ -171,7 +180,7 @@ class FromGradients(Backward):
             for number, place in enumerate(places):
                 task = info.present[place]
                 add_own(own[place], self.heads[task], heads.own[number], share[place])
-        self._give_own(own, weights)
+        self._give_own(own, figures.present, weights)
         return figures
 
     def _one_trunk_pass(self, batch: Batch, info: StepInfo) -> StepFigures:
@@ -185,7 +194,10 @@ class FromGradients(Backward):
         rows = self._rows_of_place(heads)
         weights: Tensor | None
         if isinstance(self.weighting, JacobianWeighting):
+            if self.weighting.sees_representation:
+                self.weighting.representation = heads.features[0].detach()
             direction = self._direction(figures, rows)
+            self.weighting.representation = None
             if direction is None:
                 return figures
             tensors = [heads.features[0]]
@@ -200,7 +212,7 @@ class FromGradients(Backward):
         own: list[OwnGradients] = [{} for _ in info.present]
         for place, index in enumerate(info.present):
             add_own(own[place], self.heads[index], heads.own[place], 1.0)
-        self._give_own(own, weights)
+        self._give_own(own, figures.present, weights)
         return figures
 
     def _rows_of_place(self, heads: HeadPass) -> Tensor:
@@ -253,7 +265,7 @@ class FromGradients(Backward):
         if weights is not None:
             if weights.ndim == 1:
                 self.rows.combine(weights)
-            self._give_own(own, weights)
+            self._give_own(own, figures.present, weights)
         return figures
 
     def _collect(
@@ -303,7 +315,10 @@ class FromGradients(Backward):
         assert isinstance(self.weighting, GramianWeighting)
         try:
             with torch.no_grad():
-                return self.weighting.weights(inner, losses).detach().clone()
+                weights = self.weighting.weights(inner, losses).detach().clone()
+            if self.weighting.head_weights is not None:
+                self.last_head_weights[list(figures.present)] = self.weighting.head_weights
+            return weights
         except SolverError as error:
             self.failures += 1
             last = self.last_weights[list(figures.present)]
@@ -358,7 +373,7 @@ class FromGradients(Backward):
         direction = self._direction(figures, self.rows.held.rows(len(figures.present)))
         if direction is not None:
             self.rows.held.apply(direction)
-            self._give_own(own, self.weighting.task_weights)
+            self._give_own(own, figures.present, self.weighting.task_weights)
         return figures
 
     def _direction(self, figures: StepFigures, rows: Tensor) -> Tensor | None:
@@ -378,11 +393,13 @@ class FromGradients(Backward):
                 direction = direction * torch.where(norms[1] > 0, norms[0] / norms[1], 1.0)
         return direction
 
-    def _give_own(self, own: Sequence[OwnGradients], weights: Tensor | None) -> None:
+    def _give_own(
+        self, own: Sequence[OwnGradients], present: Sequence[int], weights: Tensor | None
+    ) -> None:
         """Fill ``.grad`` of the parameters of single tasks, weighted where the method says so."""
         scales = [1.0] * len(own)
-        chosen = getattr(self.weighting, "head_weights", None)
-        if chosen is not None:
+        chosen = self.last_head_weights[list(present)]
+        if not bool(chosen.isnan().any()):
             scales = chosen.tolist()
         elif self.weighting.heads == "weighted" and weights is not None:
             scales = (weights if weights.ndim == 1 else weights.mean(dim=0)).tolist()

@@ -176,6 +176,7 @@ def check_compatible(
                 f"engine.accumulate={settings['accumulate']} spreads a step over several. Use "
                 "engine.accumulate=1, or gradients.at=parameters."
             )
+    _check_alignment(weighting, chosen, architecture_name, model, settings)
     _check_memory(weighting, chosen, model, settings, place)
     _check_evaluation(weighting, chosen, select_on)
     if settings.get("rescale") == "norm" and place is None and not model.shared_parameters():
@@ -200,6 +201,36 @@ def check_compatible(
             "engine.amp=bf16 needs a GPU that computes in bfloat16, and this one does not. Use "
             "engine.amp=none."
         )
+
+
+def _check_alignment(
+    weighting: Weighting,
+    chosen: str,
+    architecture_name: str,
+    model: MultiTaskModel,
+    settings: Mapping[str, Any],
+) -> None:
+    """Refuse what stands in the way of aligning gradients through the heads."""
+    if not (isinstance(weighting, GramianWeighting) and weighting.aligns_heads):
+        return
+    aligns = f"{chosen} aligns the task gradients on the features through the heads"
+    if not model.architecture.one_representation:
+        raise UserError(
+            f"{aligns}, which needs one tensor that all tasks read, and architecture="
+            f"{architecture_name} on this dataset gives them several. Use architecture=hps with a "
+            "dataset of one stream, or another method."
+        )
+    for setting, value, plain in (
+        ("engine.accumulate", settings["accumulate"], 1),
+        ("gradients.every", settings.get("every", 1), 1),
+        ("engine.compile", settings.get("compile", False), False),
+    ):
+        if value != plain:
+            raise UserError(
+                f"{aligns}, one batch in each step, twice differentiated. "
+                f"{setting}={str(value).lower()} does not go with that: use {setting}="
+                f"{str(plain).lower()}, or another method."
+            )
 
 
 def _check_memory(

@@ -1,7 +1,7 @@
 """The heads' part of a backward pass: once for each task, on detached features."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +22,14 @@ class HeadPass:
         cotangents: gradient of each task's loss on it.
         losses: the scalar losses, detached.
         own: gradients on each task's head.
+        linked: the cotangents as functions of the heads' parameters, where asked for.
     """
 
     features: list[Tensor]
     cotangents: list[Tensor]
     losses: list[Tensor]
     own: list[Sequence[Tensor | None]]
+    linked: list[Tensor] = field(default_factory=list)
 
     @property
     def one_tensor(self) -> bool:
@@ -41,6 +43,8 @@ def walk_heads(
     batch: Batch,
     present: Sequence[int],
     features: dict[str, Tensor],
+    *,
+    link: bool = False,
 ) -> HeadPass:
     """Losses, and their gradients on the heads and on what these read.
 
@@ -50,6 +54,7 @@ def walk_heads(
         batch: the (micro-)batch.
         present: the tasks with labels in it.
         features: what the trunk gave for them.
+        link: whether to keep the heads' graph, so that cotangents can be differentiated.
     """
     leaves: dict[int, Tensor] = {}
     result = HeadPass([], [], [], [])
@@ -60,9 +65,14 @@ def walk_heads(
             leaf = leaves[id(tensor)] = tensor.detach().requires_grad_()
         loss = forward.loss(batch, index, leaf)
         wanted = [leaf, *heads[index]]
-        cotangent, *own = torch.autograd.grad(loss, wanted, allow_unused=True)
+        cotangent, *own = torch.autograd.grad(loss, wanted, allow_unused=True, create_graph=link)
+        cotangent = torch.zeros_like(leaf) if cotangent is None else cotangent
+        if link:
+            result.linked.append(cotangent)
+            cotangent = cotangent.detach()
+            own = [None if gradient is None else gradient.detach() for gradient in own]
         result.features.append(tensor)
-        result.cotangents.append(torch.zeros_like(leaf) if cotangent is None else cotangent)
+        result.cotangents.append(cotangent)
         result.losses.append(loss.detach())
         result.own.append(own)
     return result

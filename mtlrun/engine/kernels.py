@@ -232,9 +232,9 @@ class EmbeddingKernel(Kernel):
 def kind_of(module: nn.Module) -> type[Kernel] | None:
     """The kernel form that a module has; None where it has none.
 
-    Subclasses and layers with hooks of others may compute something else.
+    Subclasses, and layers with hooks or a forward of their own, may compute something else.
     """
-    if module._forward_hooks or module._forward_pre_hooks:
+    if module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__:
         return None
     if type(module) is nn.Linear:
         return LinearKernel

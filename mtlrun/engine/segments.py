@@ -134,10 +134,13 @@ class SegmentRows(Rows):
         rows = torch.zeros(len(frontier.edges), width, dtype=kind, device=first.device)
         edges, cotangents = [], []
         cuts = [] if cut is None else [cut]
+        # What lies below the cut has its turn later: autograd would walk there past the cut.
+        below = {} if cut is None else walk([cut.node], None)[0]
         for number, (edge, cotangent) in enumerate(
             zip(frontier.edges, frontier.cotangents, strict=True)
         ):
-            wanted = [*cuts, *above, *extra[number]]
+            places = [i for i, parameter in enumerate(extra[number]) if id(parameter) not in below]
+            wanted = [*cuts, *above, *(extra[number][place] for place in places)]
             if not wanted:
                 continue
             gradients = torch.autograd.grad(
@@ -152,10 +155,9 @@ class SegmentRows(Rows):
             for cell, gradient in zip(cells, parts, strict=True):
                 if gradient is not None:
                     cell.view(gradient.shape).copy_(gradient)
-            for index, gradient in enumerate(gradients[len(cuts) + len(above) :]):
+            for place, gradient in zip(places, gradients[len(cuts) + len(above) :], strict=True):
                 if gradient is not None:
-                    before = own[number][index]
-                    own[number][index] = gradient if before is None else before + gradient
+                    own[number][place] = gradient
             if cut is not None and gradients[0] is not None:
                 edges.append(number)
                 cotangents.append(gradients[0])

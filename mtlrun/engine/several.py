@@ -6,7 +6,13 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from mtlrun.engine.backward import StepFigures, first_nonfinite, labelled
+from mtlrun.engine.backward import (
+    StepFigures,
+    add_losses,
+    first_nonfinite,
+    labelled,
+    micro_batch_shares,
+)
 from mtlrun.engine.balanced import FromGradients
 from mtlrun.engine.heads import HeadPass, OwnGradients, add_own
 from mtlrun.engine.rows import PlainRows
@@ -18,7 +24,7 @@ class FromBatches(FromGradients):
     """Balances the rows of several batches, see :class:`GramianWeighting`.
 
     A step is left out where one of its batches has no label at all. A task without labels in one
-    batch of the step has a zero row, and a loss of 0, there.
+    batch of the step has a zero row, and a loss of 0, there; its head learns from the others.
     """
 
     def __call__(self, batches: Sequence[Batch], info: StepInfo) -> StepFigures:
@@ -35,26 +41,28 @@ class FromBatches(FromGradients):
         figures = StepFigures(info.present, [])
         own: list[OwnGradients] = [{} for _ in info.present]
         losses: list[Tensor] = []
-        for number, batch in enumerate(batches):
+        shares = micro_batch_shares(batches, self.forward.names, info.present)
+        for number, (batch, share) in enumerate(zip(batches, shares, strict=True)):
             shown, found = self._batch(batch, number, figures)
             if figures.nonfinite is not None:
                 return figures
             losses += shown
+            figures.losses = add_losses(figures.losses, shown, range(tasks), share)
             for place, gradients in enumerate(found):
-                add_own(own[place], list(gradients), list(gradients.values()), 1 / count)
+                add_own(own[place], list(gradients), list(gradients.values()), share[place])
         inner = self.rows.gramian(count * tasks)
         weights = self._ask(figures, inner, losses)
         if weights is not None:
             self.rows.combine(weights)
             figures.weights = weights.view(count, tasks).sum(dim=0)
-            self._give_own(own, figures.weights)
+            self._give_own(own, info.present, figures.weights)
         return figures
 
     def _ask(self, figures: StepFigures, inner: Tensor, losses: list[Tensor]) -> Tensor | None:
-        """The weights of all rows; None where a gradient is not finite."""
+        """The weights of all rows that have one; None where a gradient is not finite."""
+        assert isinstance(self.weighting, GramianWeighting)
         tasks = len(figures.present)
         count = len(losses) // tasks
-        figures.losses = [torch.stack(losses[place::tasks]).mean() for place in range(tasks)]
         figures.gramian = inner[:tasks, :tasks].cpu()
         shown = torch.stack([loss.double() for loss in losses]).cpu()
         inner = inner.cpu()
@@ -64,8 +72,9 @@ class FromBatches(FromGradients):
         weights = self.solved(figures, inner, shown)
         if weights is None:
             assert isinstance(figures.weights, Tensor)
-            return figures.weights.repeat(count) / count
-        self.last_weights[list(figures.present)] = weights.view(count, tasks).sum(dim=0)
+            used = 1 if self.weighting.lookahead else count  # batches whose rows have weights
+            return figures.weights.repeat(used) / used
+        self.last_weights[list(figures.present)] = weights.view(-1, tasks).sum(dim=0)
         return weights
 
     def _batch(
@@ -120,13 +129,15 @@ class FromBatches(FromGradients):
         inner = self.rows.gramian(2 * tasks)
         inner += own_products([*own, *beyond]).to(inner.device)
         asked = self._ask(figures, inner, losses + further)
-        figures.losses = losses
+        here = labelled(batches[0], self.forward.names)  # other tasks have a loss beyond alone
+        figures.losses = [
+            near if task in here else far
+            for task, near, far in zip(info.present, losses, further, strict=True)
+        ]
         if asked is not None:
-            asked = asked[:tasks]  # where the solver failed there are weights for both batches
-            self.last_weights[list(info.present)] = asked
             figures.weights = asked
             self.rows.combine(asked)
-            self._give_own(own, asked)
+            self._give_own(own, info.present, asked)
         return figures
 
     def _moves(

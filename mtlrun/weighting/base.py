@@ -10,7 +10,7 @@ Only the tasks with labels in a step are shown: vectors and matrices have the T 
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -36,8 +36,8 @@ class Weighting(nn.Module):
     """Turns what a step shows about the tasks into the update of the shared parameters.
 
     A method's ``__init__`` takes its settings and, where it wants them, as keywords the runtime
-    facts ``tasks`` (a sequence of :class:`~mtlrun.types.TaskInfo`) and ``layers`` (number of layers
-    with shared parameters).
+    facts ``tasks`` (a sequence of :class:`~mtlrun.types.TaskInfo`), ``layers`` (number of layers
+    with shared parameters) and ``channels`` (of the features that heads read).
 
     Attributes:
         heads: how heads (and other parameters of one task) are trained: ``"weighted"``, by the
@@ -48,6 +48,7 @@ class Weighting(nn.Module):
         uses_evaluation: whether the method looks at validation metrics
             (:meth:`after_evaluation`). Refused where the test split selects.
         claims: what the method promises; the tests hold it to that.
+        order_matters: whether the order of the tasks is part of the method.
         baseline: folder of a finished single-task run that the changes which
             :meth:`after_evaluation` sees refer to; None for methods that see none.
     """
@@ -56,6 +57,7 @@ class Weighting(nn.Module):
     learning_rate: float | None = None
     uses_evaluation: ClassVar[bool] = False
     claims: ClassVar[frozenset[Claim]] = frozenset()
+    order_matters: ClassVar[bool] = False
     baseline: str | None = None
     step: StepInfo
 
@@ -97,6 +99,14 @@ class Weighting(nn.Module):
 
     def after_evaluation(self, evaluation: Evaluation) -> None:
         """Called at each epoch's end where ``uses_evaluation``."""
+
+    def adapters(self) -> Mapping[str, nn.Module]:
+        """Layers that the method puts between the features and the heads, for tasks by name.
+
+        They become part of the network, for evaluation and its files, too. The method keeps them
+        up to date: they have buffers and no trainable parameters.
+        """
+        return {}
 
 
 class LossWeighting(Weighting):
@@ -148,20 +158,29 @@ class GramianWeighting(Weighting):
       :meth:`tracking`. The Gramian is that of y, and the weights apply to y.
     * ``per_layer``: :meth:`weights` gets one Gramian for each layer with shared parameters,
       [L, T, T], and gives [L, T].
+    * ``aligns_heads``: beside its loss's gradient each head gets that of -<delta_i, common> by its
+      own parameters, where delta_i = dL_i/dz is the task's gradient on the features z that all
+      tasks read, and common = sum_j ``alignment``_j delta_j is held constant. It is shortened to
+      ``alignment_limits``_i times the length of the loss's gradient on that head.
 
     Attributes:
         place: where gradients are taken by default (``gradients.at=auto``).
         head_weights: set by :meth:`weights` where heads take other weights than the shared
             parameters, [T]; None otherwise.
+        alignment: set by :meth:`weights` where ``aligns_heads``, [T]; None leaves the term out.
+        alignment_limits: likewise.
     """
 
     heads: ClassVar[Literal["weighted", "unweighted"]] = "unweighted"
     place: ClassVar[Place] = "parameters"
-    batches: ClassVar[int] = 1
+    batches: int = 1
     lookahead: ClassVar[bool] = False
     tracks_rows: ClassVar[bool] = False
     per_layer: bool = False
+    aligns_heads: ClassVar[bool] = False
     head_weights: Tensor | None = None
+    alignment: Tensor | None = None
+    alignment_limits: Tensor | None = None
 
     @abstractmethod
     def weights(self, gramian: Tensor, losses: Tensor) -> Tensor:
@@ -201,14 +220,20 @@ class JacobianWeighting(Weighting):
     """Sees the task gradients themselves, where their inner products are not enough.
 
     Attributes:
-        place: where gradients are taken by default: on the parameters, or on the representation,
-            where P is the number of its elements in the batch.
+        place: where gradients are taken: on the parameters, or on the representation, where P is
+            the number of its elements in the batch.
+        sees_representation: whether the method, at the representation, looks at it, too.
+        representation: where ``sees_representation``, the features that all tasks read, detached,
+            [N, channels] or [N, channels, height, width], during :meth:`direction`. Rows of the
+            Jacobian have its elements in their order.
         task_weights: after :meth:`direction`, the weight of each task, [T], for a method that has
             them: they scale heads where these are ``"weighted"``, and are logged.
     """
 
     heads: ClassVar[Literal["weighted", "unweighted"]] = "unweighted"
-    place: ClassVar[Place] = "parameters"
+    place: Place = "parameters"
+    sees_representation: bool = False
+    representation: Tensor | None = None
     task_weights: Tensor | None = None
 
     @abstractmethod

@@ -10,7 +10,7 @@ from mtlrun.types import Likelihood
 from mtlrun.weighting._settings import check_choice
 from mtlrun.weighting.base import LossWeighting, TaskInfo
 
-Form = Literal["likelihood", "half", "unhalved", "notebook", "log_sigma"]
+Form = Literal["likelihood", "half", "unhalved", "notebook", "log_sigma", "log_sigma_clipped"]
 
 
 class Term(NamedTuple):
@@ -39,8 +39,12 @@ FORMS: Mapping[Form, Mapping[Likelihood, Term]] = {
     "unhalved": _alike(Term(1.0, 1.0, 0.5)),
     "notebook": _alike(Term(1.0, 1.0, 1.0)),
     "log_sigma": _alike(Term(1.0, 2.0, 1.0)),
+    "log_sigma_clipped": _alike(Term(1.0, 2.0, 1.0)),
 }
 """The published forms, see :class:`Uncertainty`."""
+
+CLIP = (0.01, 10.0)
+"""Where form ``log_sigma_clipped`` keeps its parameter."""
 
 
 class Uncertainty(LossWeighting):
@@ -61,16 +65,20 @@ class Uncertainty(LossWeighting):
     Published code departs from this by the form:
 
     * ``likelihood``: the above (the default);
-    * ``half``: e^-s L / 2 + s / 2 for every task (lorenmt/mtan, where s starts from -0.5; Nash-MTL,
-      FAMO and FairGrad, where s starts from 0 and has the learning rate 0.025);
+    * ``half``: e^-s L / 2 + s / 2 for every task (lorenmt/mtan, where s starts from -0.5;
+      lorenmt/auto-lambda, from -0.7; Nash-MTL, FAMO and FairGrad, from 0 with the learning rate
+      0.025);
     * ``unhalved``: e^-s L + s / 2 for every task (SamsungLabs/MTL);
     * ``notebook``: e^-s L + s for every task (yaringal/multi-task-learning-example, by a co-author
       of the paper); twice ``half``, which matters under SGD;
-    * ``log_sigma``: e^-2s L + s for every task, the parameter being s = log sigma (Fifty et al.,
-      NeurIPS 2021, in google-research ``tag``, where it starts from 1 and weights are clipped;
-      there is no clipping here).
+    * ``log_sigma``: e^-2s L + s for every task, the parameter being s = log sigma;
+    * ``log_sigma_clipped``: the same, but with s clipped to [0.01, 10] in the objective, so that
+      weights are at most e^-0.02 and s has no gradient outside (Fifty et al., NeurIPS 2021, in
+      google-research ``tag``, where s starts from 1; from the default of 0 it would never move,
+      so that is refused).
 
-    The objective may fall below 0. Weights have no upper bound while a loss goes to 0.
+    The objective may fall below 0. Weights have no upper bound while a loss goes to 0. A loss of 0
+    or below says nothing about its noise: it leaves s as it is, which would fall without end.
 
     Args:
         form: which of these.
@@ -79,6 +87,10 @@ class Uncertainty(LossWeighting):
             (section 5.1) and Nash-MTL use 0.025 for it. It is never decayed: that would pull
             weights back to where they started.
         tasks: the tasks of the run.
+
+    Raises:
+        ValueError: a form that there is not, or a start outside of what ``log_sigma_clipped`` clips
+            to.
     """
 
     claims = frozenset({"homogeneous"})
@@ -96,6 +108,12 @@ class Uncertainty(LossWeighting):
     ) -> None:
         super().__init__()
         check_choice("form", form, tuple(FORMS))
+        self.clipped = form == "log_sigma_clipped"
+        if self.clipped and not CLIP[0] <= initial_value <= CLIP[1]:
+            raise ValueError(
+                f"initial_value={initial_value}: form={form} trains it between {CLIP[0]} and "
+                f"{CLIP[1]} only; published code starts from 1"
+            )
         self.learning_rate = learning_rate
         self.log_scale = nn.Parameter(torch.full((len(tasks),), float(initial_value)))  # s, [T]
         terms = [FORMS[form][task.likelihood] for task in tasks]
@@ -104,6 +122,10 @@ class Uncertainty(LossWeighting):
 
     def objective(self, losses: list[Tensor]) -> Tensor:
         """See :meth:`LossWeighting.objective`."""
+        stacked = torch.stack(losses)
         s = self.pick(self.log_scale)
+        s = torch.where(stacked.detach() > 0, s, s.detach())
+        if self.clipped:
+            s = s.clamp(*CLIP)
         weights = self.pick(self.factor) * torch.exp(-self.pick(self.rate) * s)
-        return (weights * torch.stack(losses) + self.pick(self.penalty) * s).sum()
+        return (weights * stacked + self.pick(self.penalty) * s).sum()

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 from torch import Tensor
+from torch.nn import functional as F
 
 from mtlrun.types import Evaluation, MetricValue
 from mtlrun.weighting.base import (
@@ -28,6 +29,8 @@ NOT_METHODS = {"base", "solvers"}
 LIKELIHOODS = ("gaussian", "classification", "laplace")
 LAYERS = 2
 """Parts that the columns of a Jacobian are dealt out to, for methods that look at each layer."""
+CHANNELS = 2
+"""Of features [N, CHANNELS] that columns stand for, in methods that look at the representation."""
 
 
 def configured() -> list[str]:
@@ -59,7 +62,8 @@ def build(name: str, tasks: int | Sequence[TaskInfo], **changes: object) -> Weig
     """The method ``name`` as its YAML file has it, with some settings changed."""
     cls, settings = read_config(name)
     arguments = {**settings, **changes}
-    facts = {"tasks": task_infos(tasks) if isinstance(tasks, int) else tasks, "layers": LAYERS}
+    infos = task_infos(tasks) if isinstance(tasks, int) else tasks
+    facts = {"tasks": infos, "layers": LAYERS, "channels": CHANNELS}
     known = inspect.signature(cls).parameters
     arguments.update({key: fact for key, fact in facts.items() if key in known})
     return cls(**arguments)
@@ -143,11 +147,16 @@ class Drive:
                 return self._combined(weighting, jacobian, losses)
             assert isinstance(weighting, JacobianWeighting)
             shown = jacobian.float()
+            if weighting.sees_representation:
+                shown = F.pad(shown, (0, shown.shape[1] % CHANNELS))
+                values = torch.linspace(-1, 1, shown.shape[1])
+                weighting.representation = values.view(-1, CHANNELS)
+            before = shown.clone()
             direction = weighting.direction(shown, losses.float())
-            assert torch.equal(shown, jacobian.float())  # the buffer is the engine's
+            assert torch.equal(shown, before)  # the buffer is the engine's
             assert direction.dtype == shown.dtype
             assert direction.shape == shown.shape[1:]
-            return direction.to(jacobian)
+            return direction[: jacobian.shape[1]].to(jacobian)
 
     def _combined(self, weighting: GramianWeighting, jacobian: Tensor, losses: Tensor) -> Tensor:
         """What the engine does for a method that sees Gramians. Further batches are 10 % apart."""
