@@ -44,7 +44,7 @@ def changes_against(setting: str, path: str, tasks: Mapping[str, object]) -> Cha
                     figures[name][metric], known["test"], higher_is_better=known["higher_is_better"]
                 )
                 for metric, known in metrics.items()
-                if known["test"] and name in figures
+                if known["test"] and metric in figures.get(name, {})
             ]
             if parts:
                 found[name] = fmean(parts)

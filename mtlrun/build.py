@@ -139,7 +139,7 @@ def check_settings(config: Config) -> None:
     for where, settings in _head_settings(config):
         check_arguments(settings, where, ("in_channels", "out_channels", "spatial", "size"))
     check_arguments(config.architecture, "architecture", ("make_backbone", "streams"))
-    check_arguments(config.weighting, "weighting", ("tasks", "layers"))
+    check_arguments(config.weighting, "weighting", ("tasks", "layers", "channels"))
     check_arguments(config.sampler, "sampler", ("tasks",))
     check_arguments(config.optimizer, "optimizer", ("params",))
     if config.scheduler.get("_target_"):
@@ -216,7 +216,13 @@ def task_infos(dataset: Dataset, tasks: Mapping[str, Task]) -> list[TaskInfo]:
         for name in names
     }
     return [
-        TaskInfo(name, task.likelihood, task.initial_loss, rows[name])
+        TaskInfo(
+            name,
+            task.likelihood,
+            task.initial_loss,
+            rows[name],
+            {metric: facts.higher_is_better for metric, facts in task.metrics.items()},
+        )
         for name, task in tasks.items()
     ]
 
@@ -280,10 +286,15 @@ def model(config: Config, dataset: Dataset, tasks: Mapping[str, Task]) -> MultiT
 
 
 def weighting(config: Config, infos: Sequence[TaskInfo], network: MultiTaskModel) -> Weighting:
-    """The method."""
+    """The method; its adapters become part of the network."""
     seed_global(config.seed, "init", "weighting")
-    facts = {"tasks": infos, "layers": len(network.shared_layers())}
+    facts = {
+        "tasks": infos,
+        "layers": len(network.shared_layers()),
+        "channels": network.architecture.out_channels(network.tasks[0]),
+    }
     method: Weighting = component(config.weighting, "weighting", Weighting, **facts)
+    network.attach(method.adapters())
     return method
 
 

@@ -1,7 +1,7 @@
 """Plain records that travel between the floors of the house."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from torch import Tensor
@@ -21,12 +21,15 @@ class TaskInfo:
         initial_loss: the loss of an untrained network in theory (log C for a cross-entropy over C
             classes), None where there is none.
         train_rows: number of training rows that carry a label for the task.
+        metrics: for each of its metrics whether higher is better, the headline metric first; empty
+            where that is not known before an evaluation.
     """
 
     name: str
     likelihood: Likelihood
     initial_loss: float | None
     train_rows: int
+    metrics: Mapping[str, bool] = field(default_factory=dict)
 
 
 @dataclass

@@ -36,7 +36,7 @@ from mtlrun.engine.loader import Placement, TrainLoader
 from mtlrun.engine.step import TrainingStep
 from mtlrun.models.model import MultiTaskModel
 from mtlrun.tasks.base import Task
-from mtlrun.types import Batch
+from mtlrun.types import Batch, TaskInfo
 from mtlrun.weighting.base import GramianWeighting, Weighting
 
 Step = Callable[[int], object]
@@ -73,12 +73,16 @@ class Case:
         held = [batch for batch, _ in zip(loader.epoch(0, 0), range(batches), strict=False)]
         return cls(overrides, config, dataset, tasks, model, held)
 
+    def infos(self) -> list[TaskInfo]:
+        """What a weighting may know of the tasks."""
+        return build.task_infos(self.dataset, self.tasks)
+
     def engine_step(self, *overrides: str, weighting: Weighting | None = None) -> Step:
         """The engine's step, with what it notes for the files."""
         config = configured(*self.overrides, *overrides)
         model = deepcopy(self.model)
         if weighting is None:
-            weighting = build.weighting(config, build.task_infos(self.dataset, self.tasks))
+            weighting = build.weighting(config, self.infos(), model)
         step = TrainingStep(
             model,
             self.tasks,
@@ -101,7 +105,7 @@ class Case:
     def by_hand(self) -> tuple[MultiTaskModel, list[nn.Parameter], torch.optim.Optimizer]:
         """A copy of the model, its trunk's parameters, and the same optimizer."""
         model = deepcopy(self.model).train()
-        optimizer = build.optimizer(self.config, model, build.weighting(self.config, []))
+        optimizer = build.optimizer(self.config, model, build.weighting(self.config, [], model))
         return model, list(model.architecture.parameters()), optimizer
 
     def plain_step(self) -> Step:

@@ -279,6 +279,11 @@ def test_a_subset_of_tasks_in_the_datasets_order() -> None:
     assert infos[0].initial_loss == pytest.approx(2.302585093)
     assert infos[1].initial_loss is None
     assert [info.train_rows for info in infos] == [1294, 1294]
+    assert [dict(info.metrics) for info in infos] == [
+        {name: metric.higher_is_better for name, metric in task.metrics.items()}
+        for task in tasks.values()
+    ]
+    assert next(iter(infos[0].metrics.items())) == ("accuracy", True)
 
 
 class Partial(Dataset):
@@ -383,7 +388,7 @@ def test_the_initial_weights_of_a_part_depend_on_the_seed_and_the_part_alone() -
 def optimizer_of(config: Config) -> torch.optim.Optimizer:
     dataset, tasks = build.dataset_and_tasks(config)
     model = build.model(config, dataset, tasks)
-    method = build.weighting(config, build.task_infos(dataset, tasks))
+    method = build.weighting(config, build.task_infos(dataset, tasks), model)
     return build.optimizer(config, model, method)
 
 

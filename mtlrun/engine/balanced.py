@@ -30,6 +30,7 @@ from mtlrun.engine.heads import (
     add_own,
     combined_cotangents,
     give_own,
+    rows_on,
     trainable,
     walk_heads,
 )
@@ -80,9 +81,6 @@ class FromGradients(Backward):
         several_passes = accumulating or any(self.inside)
         assert not (several_passes and self.place == "representation")
         self.rows_everywhere = self.place == "parameters" or several_passes
-        # With weights known beforehand one pass does, unless what a task alone trains inside the
-        # trunk is to have another scale than the rest.
-        self.one_pass_reuses = not any(self.inside) or weighting.heads == "weighted"
         self.rows = self._make_rows(settings.memory, accumulating)
         self.tracked: Tensor | None = None
         self.alignment = HeadAlignment(weighting, self.heads)
@@ -105,7 +103,7 @@ class FromGradients(Backward):
         )
         if in_full:
             batches = getattr(weighting, "batches", 1)
-            return PlainRows(self.shared, tasks * batches)
+            return PlainRows(self.shared if self.rows_everywhere else [], tasks * batches)
         trunk = self.forward.model.architecture
         if tasks * sum(p.numel() * p.element_size() for p in self.shared) > memory:
             return SegmentRows(trunk, self.shared, tasks, memory)
@@ -139,7 +137,7 @@ class FromGradients(Backward):
     def __call__(self, batches: Sequence[Batch], info: StepInfo) -> StepFigures:
         """See :meth:`Backward.__call__`."""
         known = self._known_weights(info)
-        if known is not None and self.one_pass_reuses:
+        if known is not None and self._one_scale():
             return self._reuse(batches, info, known)
         if self.rows_everywhere:
             return self._from_rows(batches, info, known)
@@ -151,6 +149,13 @@ class FromGradients(Backward):
             return None
         weights = self.last_weights[list(info.present)]
         return None if bool(weights.isnan().any()) else weights
+
+    def _one_scale(self) -> bool:
+        """Whether what single tasks train inside the trunk is scaled as the shared parameters."""
+        if not any(self.inside):
+            return True
+        own = not bool(self.last_head_weights.isnan().all())
+        return self.weighting.heads == "weighted" and not own
 
     def _pass(self, batch: Batch, present: Sequence[int]) -> HeadPass:
         with self.rows.noting():
@@ -191,7 +196,10 @@ class FromGradients(Backward):
             figures.nonfinite = first_nonfinite(heads.losses, info.present)
             if figures.nonfinite is not None:
                 return figures
-        rows = self._rows_of_place(heads)
+        if self.place == "representation":
+            rows = torch.stack([cotangent.float().flatten() for cotangent in heads.cotangents])
+        else:
+            rows = rows_on(heads, self.last_layer)
         weights: Tensor | None
         if isinstance(self.weighting, JacobianWeighting):
             if self.weighting.sees_representation:
@@ -214,25 +222,6 @@ class FromGradients(Backward):
             add_own(own[place], self.heads[index], heads.own[place], 1.0)
         self._give_own(own, figures.present, weights)
         return figures
-
-    def _rows_of_place(self, heads: HeadPass) -> Tensor:
-        """Task gradients at the representation or at the last shared layer, [T, columns]."""
-        if self.place == "representation":
-            return torch.stack([cotangent.float().flatten() for cotangent in heads.cotangents])
-        rows = []
-        for tensor, cotangent in zip(heads.features, heads.cotangents, strict=True):
-            gradients = torch.autograd.grad(
-                tensor, self.last_layer, cotangent, retain_graph=True, allow_unused=True
-            )
-            rows.append(
-                torch.cat(
-                    [
-                        (torch.zeros_like(parameter) if gradient is None else gradient).flatten()
-                        for parameter, gradient in zip(self.last_layer, gradients, strict=True)
-                    ]
-                )
-            )
-        return torch.stack(rows)
 
     def _from_rows(
         self, batches: Sequence[Batch], info: StepInfo, known: Tensor | None
@@ -262,10 +251,12 @@ class FromGradients(Backward):
                 assert isinstance(self.rows, PlainRows)
                 inner = gramian(self.rows.held.columns(self.last_layer, tasks))
             weights = self._weights(figures, inner)
-        if weights is not None:
-            if weights.ndim == 1:
-                self.rows.combine(weights)
-            self._give_own(own, figures.present, weights)
+        if weights is None:
+            self.rows.start()  # nothing of a step that is left out stays behind
+            return figures
+        if weights.ndim == 1:
+            self.rows.combine(weights)
+        self._give_own(own, figures.present, weights)
         return figures
 
     def _collect(
@@ -325,7 +316,8 @@ class FromGradients(Backward):
             known = not bool(last.isnan().any())
             used = "the last weights apply" if known else "there are none yet, so equal ones apply"
             figures.remark = f"no weights from the solver ({error}); {used}"
-            figures.weights = last if known else torch.full_like(last, 1 / len(last))
+            weights = last if known else torch.full_like(last, 1 / len(last))
+            figures.weights = self.rules.rescaled(weights, inner)
             return None
 
     def _keep(self, figures: StepFigures, weights: Tensor) -> None:
@@ -397,6 +389,7 @@ class FromGradients(Backward):
         self, own: Sequence[OwnGradients], present: Sequence[int], weights: Tensor | None
     ) -> None:
         """Fill ``.grad`` of the parameters of single tasks, weighted where the method says so."""
+        self.alignment.add(own)
         scales = [1.0] * len(own)
         chosen = self.last_head_weights[list(present)]
         if not bool(chosen.isnan().any()):

@@ -241,11 +241,17 @@ def _check_memory(
     place: Place | None,
 ) -> None:
     """Refuse rows that exceed the budget where they cannot be formed in parts."""
-    if place != "parameters":
+    within = any([*model.architecture.task_parameters(task)] for task in model.tasks)
+    if not (
+        place == "parameters"
+        or (place == "last_layer" and (settings["accumulate"] != 1 or within))
+        or (place is None and settings.get("rescale") == "norm")
+    ):
         return
+    several = isinstance(weighting, GramianWeighting) and _needs_beyond_one_gramian(weighting)
     in_parts = (
-        isinstance(weighting, GramianWeighting)
-        and _needs_beyond_one_gramian(weighting) is None
+        place != "last_layer"
+        and not (several or isinstance(weighting, JacobianWeighting))
         and settings["accumulate"] == 1
         and not settings.get("compile")
     )
@@ -267,7 +273,7 @@ def _check_evaluation(weighting: Weighting, chosen: str, select_on: str) -> None
             f"{chosen} trains by what it sees in the evaluation, and select_on=test would show it "
             "the test split. Use select_on=validation."
         )
-    if getattr(weighting, "needs_baseline", False) and weighting.baseline is None:
+    if weighting.needs_baseline and weighting.baseline is None:
         raise UserError(
             f"{chosen} compares each task with training it alone: name the folder of a finished "
             "architecture=single_task run in weighting.baseline=FOLDER."

@@ -206,6 +206,9 @@ class Engine:
         self._save()
         text = self._summary(figures)
         self.log.info("epoch %d/%d  %s", self.epoch, self.schedule.epochs, text)
+        remark = parts.weighting.remark()
+        if remark is not None:
+            self.log.info("epoch %d: %s", self.epoch, remark)
         self.tracker.display.epoch(self.epoch, text)
         if self.stop.signal is not None:
             self._stop()

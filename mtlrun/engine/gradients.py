@@ -54,9 +54,7 @@ class TaskGradients:
             self.buffer = torch.zeros(rows, sum(sizes), dtype=first.dtype, device=first.device)
         else:
             self.buffer = torch.zeros(rows, 0)
-        self._total = torch.zeros_like(self.buffer[0])
         self._cells = [self._split(row, sizes) for row in self.buffer]
-        self._updates = self._split(self._total, sizes)
         self._reached = [False] * len(self.parameters)
 
     def _split(self, flat: Tensor, sizes: list[int]) -> list[Tensor]:
@@ -128,12 +126,13 @@ class TaskGradients:
         A parameter that no task reached keeps ``.grad`` None, so that weight decay and momentum
         leave it alone.
         """
-        self._total.copy_(direction)
+        self.buffer[0].copy_(direction)
         self._hand_out()
 
     def _hand_out(self) -> None:
+        """The first row becomes ``.grad``: the rows have been used by now."""
         for parameter, update, reached in zip(
-            self.parameters, self._updates, self._reached, strict=True
+            self.parameters, self._cells[0], self._reached, strict=True
         ):
             parameter.grad = update if reached else None
 
@@ -154,5 +153,7 @@ class TaskGradients:
             weights: [rows of this step].
         """
         rows = self.rows(len(weights))
-        torch.mv(rows.T, weights.to(rows), out=self._total)
+        scales = weights.to(rows)
+        for block in rows.split(BLOCK, dim=1):
+            block[0] = scales @ block
         self._hand_out()

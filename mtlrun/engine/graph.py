@@ -39,13 +39,15 @@ class Graph:
             self.parents.setdefault(root, [])
         while todo:
             node = todo.pop()
-            variable = getattr(node, "variable", None)
-            if variable is not None:
-                self.leaves[id(variable)] = node
+            children = node.next_functions
+            if not children:
+                variable = getattr(node, "variable", None)
+                if variable is not None:
+                    self.leaves[id(variable)] = node
                 continue
             if self.batchable and node.name() not in BATCHABLE:
                 self.batchable = False
-            for child, _ in node.next_functions:
+            for child, _ in children:
                 if child is None:
                     continue
                 users = self.parents.get(child)

@@ -89,6 +89,21 @@ def combined_cotangents(
     return [tensor for tensor, _ in combined.values()], [total for _, total in combined.values()]
 
 
+def rows_on(heads: HeadPass, parameters: Sequence[nn.Parameter]) -> Tensor:
+    """Task gradients on a few of the trunk's parameters, [T, columns]; the graph is kept."""
+    rows = []
+    for tensor, cotangent in zip(heads.features, heads.cotangents, strict=True):
+        gradients = torch.autograd.grad(
+            tensor, parameters, cotangent, retain_graph=True, allow_unused=True
+        )
+        parts = [
+            torch.zeros_like(parameter) if gradient is None else gradient
+            for parameter, gradient in zip(parameters, gradients, strict=True)
+        ]
+        rows.append(torch.cat([part.flatten() for part in parts]))
+    return torch.stack(rows)
+
+
 def add_own(
     own: OwnGradients,
     parameters: Sequence[nn.Parameter],

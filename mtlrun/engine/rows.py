@@ -100,20 +100,32 @@ class PlainRows(Rows):
         self, heads: HeadPass, places: Sequence[int], shares: Sequence[float], extra: Extra
     ) -> list[Sequence[Tensor | None]]:
         """See :meth:`Rows.collect`. Rows of several micro-batches add up."""
-        found: list[Sequence[Tensor | None]] = []
-        for number, (place, share) in enumerate(zip(places, shares, strict=True)):
-            cotangent = heads.cotangents[number]
-            gradients = torch.autograd.grad(
-                heads.features[number],
-                [*self.shared, *extra[number]],
-                cotangent if share == 1 else cotangent * share,
-                retain_graph=number + 1 < len(places),
-                allow_unused=True,
-            )
-            self.held.write(place, gradients[: len(self.shared)], add=place in self._written)
-            self._written.add(place)
-            found.append(gradients[len(self.shared) :])
-        return found
+        return [
+            self._collect_one(heads, number, place, share, extra[number], number + 1 < len(places))
+            for number, (place, share) in enumerate(zip(places, shares, strict=True))
+        ]
+
+    def _collect_one(
+        self,
+        heads: HeadPass,
+        number: int,
+        place: int,
+        share: float,
+        extra: Sequence[nn.Parameter],
+        more: bool,
+    ) -> Sequence[Tensor | None]:
+        """One task's pass. Its gradients are not held while the next task's are formed."""
+        cotangent = heads.cotangents[number]
+        gradients = torch.autograd.grad(
+            heads.features[number],
+            [*self.shared, *extra],
+            cotangent if share == 1 else cotangent * share,
+            retain_graph=more,
+            allow_unused=True,
+        )
+        self.held.write(place, gradients[: len(self.shared)], add=place in self._written)
+        self._written.add(place)
+        return gradients[len(self.shared) :]
 
     def gramian(self, tasks: int) -> Tensor:
         """See :meth:`Rows.gramian`."""
@@ -157,30 +169,36 @@ class SweptRows(Rows):
         assert all(share == 1 for share in shares)
         graph = Graph(heads.features)
         self.kernels = self.taps.take(graph, self.tasks)
-        self._place_buffers(len(places))
-        self.dense.start()
+        self._place_dense()
         edges = [kernel.edge for kernel in self.kernels]
         if self._batched(heads, graph, extra) and self._collect_batched(heads, edges):
             return [() for _ in places]
-        found: list[Sequence[Tensor | None]] = []
-        for number, place in enumerate(places):
-            gradients = torch.autograd.grad(
-                heads.features[number],
-                [*edges, *self.dense.parameters, *extra[number]],  # type: ignore[arg-type]  # a mixture is allowed
-                heads.cotangents[number],
-                retain_graph=number + 1 < len(places),
-                allow_unused=True,
-            )
-            for kernel, delta in zip(self.kernels, gradients, strict=False):
-                kernel.write(place, delta)
-            own = len(edges) + len(self.dense.parameters)
-            self.dense.write(place, gradients[len(edges) : own], add=False)
-            found.append(gradients[own:])
-        return found
+        self._place_buffers(len(places))
+        return [
+            self._collect_one(heads, number, place, extra[number], number + 1 < len(places))
+            for number, place in enumerate(places)
+        ]
+
+    def _collect_one(
+        self, heads: HeadPass, number: int, place: int, extra: Sequence[nn.Parameter], more: bool
+    ) -> Sequence[Tensor | None]:
+        """One task's pass. Its gradients are not held while the next task's are formed."""
+        edges = [kernel.edge for kernel in self.kernels]
+        gradients = torch.autograd.grad(
+            heads.features[number],
+            [*edges, *self.dense.parameters, *extra],  # type: ignore[arg-type]  # a mixture
+            heads.cotangents[number],
+            retain_graph=more,
+            allow_unused=True,
+        )
+        for kernel, delta in zip(self.kernels, gradients, strict=False):
+            kernel.write(place, delta)
+        own = len(edges) + len(self.dense.parameters)
+        self.dense.write(place, gradients[len(edges) : own], add=False)
+        return gradients[own:]
 
     def _place_buffers(self, tasks: int) -> None:
-        """Give each kernel its buffer, kept from step to step, and the other parameters theirs."""
-        tapped: set[int] = set()
+        """Give each kernel its buffer, kept from step to step."""
         for kernel in self.kernels:
             weight = kernel.weight
             shape = (self.tasks, *kernel.shape)
@@ -189,13 +207,17 @@ class SweptRows(Rows):
                 buffer = torch.empty(shape, dtype=weight.dtype, device=weight.device)
                 self._buffers[kernel.module] = buffer
             kernel.buffer = buffer[:tasks]
-            tapped.update(id(parameter) for parameter in kernel.parameters)
+
+    def _place_dense(self) -> None:
+        """Give the parameters that have no kernel their rows, kept from step to step."""
+        tapped = {id(parameter) for kernel in self.kernels for parameter in kernel.parameters}
         dense = [parameter for parameter in self.shared if id(parameter) not in tapped]
         same = len(dense) == len(self.dense.parameters) and all(
             one is other for one, other in zip(dense, self.dense.parameters, strict=True)
         )
         if not same:
             self.dense = TaskGradients(dense, self.tasks)
+        self.dense.start()
 
     def _batched(self, heads: HeadPass, graph: Graph, extra: Extra) -> bool:
         """Whether one batched pass serves: by sizes alone, so that runs can be repeated."""
@@ -224,8 +246,10 @@ class SweptRows(Rows):
             return False
         for kernel, deltas in zip(self.kernels, gradients, strict=False):
             kernel.reached = deltas is not None
-            if deltas is not None:
-                kernel.buffer = deltas.to(kernel.buffer)
+            if deltas is None:
+                kernel.buffer = kernel.weight.new_zeros(len(heads.features), *kernel.shape)
+            else:
+                kernel.buffer = deltas.to(kernel.weight)
         rest = gradients[len(edges) :]
         for place in range(len(heads.features)):
             self.dense.write(place, [None if g is None else g[place] for g in rest], add=False)

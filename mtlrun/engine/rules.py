@@ -9,7 +9,11 @@ from torch import Tensor
 Rescale = Literal["none", "sum", "norm"]
 
 NEARLY_ZERO = 1e-12
-"""A sum of weights, or a direction, this small beside its parts is left at its length."""
+"""A sum of weights this small beside its parts is left as it is."""
+
+ROUNDING = 1e-6
+"""A squared norm this small beside those of its parts is left as it is: Gramians of float32
+gradients are exact to some 1e-7 of their diagonal, so that it may be nothing but rounding."""
 
 
 class WeightRules:
@@ -22,8 +26,8 @@ class WeightRules:
 
     Rescaling makes steps of different methods comparable: ``"sum"`` brings the weights to the sum
     T, ``"norm"`` brings the shared gradient to the norm that equal weights would give it, where
-    gradients are taken. Weights that sum to nearly 0, and directions that nearly vanish (at Pareto
-    stationary points), are left as they are.
+    gradients are taken. Weights that sum to nearly 0, and weighted sums that nearly vanish (at
+    Pareto stationary points), are left as they are.
 
     Args:
         tasks: number of tasks of the run.
@@ -53,6 +57,10 @@ class WeightRules:
         """
         if self.smoothing > 0:
             weights = self._smooth(weights, present)
+        return self.rescaled(weights, gramian)
+
+    def rescaled(self, weights: Tensor, gramian: Tensor | None = None) -> Tensor:
+        """The weights at the length asked for; see :meth:`__call__`."""
         if self.rescale == "sum":
             return weights * self._sum_factor(weights)
         if self.rescale == "norm":
@@ -94,6 +102,6 @@ def norm_factor(weights: Tensor, gramian: Tensor) -> Tensor:
     """
     own = weights @ gramian @ weights
     parts = weights.square() @ gramian.diagonal()
-    usable = own > NEARLY_ZERO * parts
+    usable = own > ROUNDING * parts
     ratio = gramian.sum().clamp(min=0) / torch.where(usable, own, 1.0)
     return torch.where(usable, ratio.sqrt(), 1.0)

@@ -1,6 +1,6 @@
 """The Gramian where task gradients do not fit into memory: one part of the trunk at a time."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -60,6 +60,7 @@ class SegmentRows(Rows):
     def start(self) -> None:
         """See :meth:`Rows.start`."""
         self.outputs = []
+        self._heads = None
 
     @contextmanager
     def noting(self) -> Iterator[None]:
@@ -132,42 +133,20 @@ class SegmentRows(Rows):
         first = frontier.cotangents[0]
         kind = above[0].dtype if above else torch.float32
         rows = torch.zeros(len(frontier.edges), width, dtype=kind, device=first.device)
-        edges, cotangents = [], []
-        cuts = [] if cut is None else [cut]
         # What lies below the cut has its turn later: autograd would walk there past the cut.
         below = {} if cut is None else walk([cut.node], None)[0]
-        for number, (edge, cotangent) in enumerate(
-            zip(frontier.edges, frontier.cotangents, strict=True)
-        ):
-            places = [i for i, parameter in enumerate(extra[number]) if id(parameter) not in below]
-            wanted = [*cuts, *above, *(extra[number][place] for place in places)]
-            if not wanted:
-                continue
-            gradients = torch.autograd.grad(
-                edge,
-                wanted,  # type: ignore[arg-type]  # a mixture is allowed
-                cotangent,
-                retain_graph=True,
-                allow_unused=True,
+        found = [
+            _walk_part(edge, cotangent, cut, above, rows[number], extra[number], below, own[number])
+            for number, (edge, cotangent) in enumerate(
+                zip(frontier.edges, frontier.cotangents, strict=True)
             )
-            cells = rows[number].split([parameter.numel() for parameter in above])
-            parts = gradients[len(cuts) : len(cuts) + len(above)]
-            for cell, gradient in zip(cells, parts, strict=True):
-                if gradient is not None:
-                    cell.view(gradient.shape).copy_(gradient)
-            for place, gradient in zip(places, gradients[len(cuts) + len(above) :], strict=True):
-                if gradient is not None:
-                    own[number][place] = gradient
-            if cut is not None and gradients[0] is not None:
-                edges.append(number)
-                cotangents.append(gradients[0])
+        ]
         self.inner += gramian(rows)
-        if cut is None or not edges:
+        reached = next((cotangent for cotangent in found if cotangent is not None), None)
+        if cut is None or reached is None:
             return None
-        whole = [torch.zeros_like(cotangents[0]) for _ in frontier.edges]
-        for number, cotangent in zip(edges, cotangents, strict=True):
-            whole[number] = cotangent
-        return Frontier([cut] * len(whole), whole)
+        cotangents = [torch.zeros_like(reached) if part is None else part for part in found]
+        return Frontier([cut] * len(cotangents), cotangents)
 
     def gramian(self, tasks: int) -> Tensor:
         """See :meth:`Rows.gramian`."""
@@ -180,6 +159,53 @@ class SegmentRows(Rows):
         tensors, gradients = combined_cotangents(self._heads, weights.tolist())
         self._heads = None
         torch.autograd.backward(tensors, gradients)
+
+
+def _walk_part(
+    edge: GradientEdge,
+    cotangent: Tensor,
+    cut: GradientEdge | None,
+    above: Sequence[nn.Parameter],
+    row: Tensor,
+    extra: Sequence[nn.Parameter],
+    below: Container[int],
+    own: list[Tensor | None],
+) -> Tensor | None:
+    """One task's pass through one part. Nothing else is held when the next task's begins.
+
+    Args:
+        edge: where the part begins.
+        cotangent: the gradient there.
+        cut: where it ends.
+        above: its shared parameters.
+        row: gets the gradients on them, [columns].
+        extra: parameters of the task alone.
+        below: those, by ``id``, that lie below the cut.
+        own: gets the gradients on those of ``extra`` that do not.
+
+    Returns:
+        the gradient at the cut; None where there is none.
+    """
+    cuts = [] if cut is None else [cut]
+    places = [place for place, parameter in enumerate(extra) if id(parameter) not in below]
+    wanted = [*cuts, *above, *(extra[place] for place in places)]
+    if not wanted:
+        return None
+    gradients = torch.autograd.grad(
+        edge,
+        wanted,  # type: ignore[arg-type]  # a mixture is allowed
+        cotangent,
+        retain_graph=True,
+        allow_unused=True,
+    )
+    cells = row.split([parameter.numel() for parameter in above])
+    for cell, gradient in zip(cells, gradients[len(cuts) :], strict=False):
+        if gradient is not None:
+            cell.view(gradient.shape).copy_(gradient)
+    for place, gradient in zip(places, gradients[len(cuts) + len(above) :], strict=True):
+        if gradient is not None:
+            own[place] = gradient
+    return gradients[0] if cuts else None
 
 
 def walk(start: Sequence[Node], cut: GradientEdge | None) -> tuple[dict[int, None], bool]:
@@ -196,11 +222,13 @@ def walk(start: Sequence[Node], cut: GradientEdge | None) -> tuple[dict[int, Non
         return found, False
     while todo:
         node = todo.pop()
-        variable = getattr(node, "variable", None)
-        if variable is not None:
-            found[id(variable)] = None
+        children = node.next_functions
+        if not children:
+            variable = getattr(node, "variable", None)
+            if variable is not None:
+                found[id(variable)] = None
             continue
-        for child, output in node.next_functions:
+        for child, output in children:
             if child is None:
                 continue
             if cut is not None and child is cut.node and output == cut.output_nr:

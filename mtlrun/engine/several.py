@@ -14,8 +14,9 @@ from mtlrun.engine.backward import (
     micro_batch_shares,
 )
 from mtlrun.engine.balanced import FromGradients
-from mtlrun.engine.heads import HeadPass, OwnGradients, add_own
+from mtlrun.engine.heads import HeadPass, OwnGradients, add_own, give_own, trainable
 from mtlrun.engine.rows import PlainRows
+from mtlrun.randomness import seed_global_step
 from mtlrun.types import Batch, StepInfo
 from mtlrun.weighting.base import GramianWeighting
 
@@ -36,10 +37,12 @@ class FromBatches(FromGradients):
             return StepFigures((), [])
         self.rows.start()
         if weighting.lookahead:
+            assert not weighting.heads_in_rows
+            assert not weighting.inner_steps
             return self._look_ahead(batches, info)
         count, tasks = len(batches), len(info.present)
         figures = StepFigures(info.present, [])
-        own: list[OwnGradients] = [{} for _ in info.present]
+        own: list[OwnGradients] = []  # of each row
         losses: list[Tensor] = []
         shares = micro_batch_shares(batches, self.forward.names, info.present)
         for number, (batch, share) in enumerate(zip(batches, shares, strict=True)):
@@ -48,14 +51,21 @@ class FromBatches(FromGradients):
                 return figures
             losses += shown
             figures.losses = add_losses(figures.losses, shown, range(tasks), share)
-            for place, gradients in enumerate(found):
-                add_own(own[place], list(gradients), list(gradients.values()), share[place])
+            own += found
         inner = self.rows.gramian(count * tasks)
+        if weighting.heads_in_rows:
+            inner += own_products(own).to(inner.device)
+        if weighting.inner_steps:
+            weighting.inner_losses = self._inner_losses(batches[0], info)
         weights = self._ask(figures, inner, losses)
         if weights is not None:
             self.rows.combine(weights)
             figures.weights = weights.view(count, tasks).sum(dim=0)
-            self._give_own(own, info.present, figures.weights)
+            if weighting.heads_in_rows:
+                give_own(summed_own(own, weights.tolist(), tasks), [1.0] * tasks)
+            else:
+                means = summed_own(own, [part for share in shares for part in share], tasks)
+                self._give_own(means, info.present, figures.weights)
         return figures
 
     def _ask(self, figures: StepFigures, inner: Tensor, losses: list[Tensor]) -> Tensor | None:
@@ -111,6 +121,31 @@ class FromBatches(FromGradients):
 
     # -- looking ahead -----------------------------------------------------------------------------
 
+    def _inner_losses(self, batch: Batch, info: StepInfo) -> Tensor:
+        """Losses of a batch after plain gradient steps on it, which are taken back, [T]."""
+        weighting, forward = self.weighting, self.forward
+        assert isinstance(weighting, GramianWeighting)
+        labels = set(labelled(batch, forward.names))
+        places = [place for place, task in enumerate(info.present) if task in labels]
+        tasks = [info.present[place] for place in places]
+        weights = weighting.lookahead_weights()[places].tolist()
+        parameters = trainable(forward.model.parameters())
+
+        def losses_here() -> list[Tensor]:
+            seed_global_step(info.seed, "dropout", info.epoch, info.step)
+            return forward.losses(batch, tasks)
+
+        with forward.kept_buffers(), kept(parameters):
+            for _ in range(weighting.inner_steps):
+                total = sum(w * loss for w, loss in zip(weights, losses_here(), strict=True))
+                assert isinstance(total, Tensor)
+                descend(total, parameters, weighting.inner_learning_rate)
+            with torch.no_grad():
+                beyond = torch.stack(losses_here()).double().cpu()
+        losses = torch.zeros(len(info.present), dtype=torch.float64)
+        losses[places] = beyond
+        return losses
+
     def _look_ahead(self, batches: Sequence[Batch], info: StepInfo) -> StepFigures:
         weighting = self.weighting
         assert isinstance(weighting, GramianWeighting)
@@ -154,16 +189,42 @@ class FromBatches(FromGradients):
 @contextmanager
 def moved(moves: Sequence[tuple[nn.Parameter, Tensor]]) -> Iterator[None]:
     """Parameters with something added; afterwards they are, bit for bit, as before."""
-    before = [(parameter, parameter.detach().clone()) for parameter, _ in moves]
-    with torch.no_grad():
-        for parameter, move in moves:
-            parameter.add_(move)
+    with kept([parameter for parameter, _ in moves]):
+        with torch.no_grad():
+            for parameter, move in moves:
+                parameter.add_(move)
+        yield
+
+
+@contextmanager
+def kept(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Parameters that may be changed inside; afterwards they are, bit for bit, as before."""
+    before = [(parameter, parameter.detach().clone()) for parameter in parameters]
     try:
         yield
     finally:
         with torch.no_grad():
             for parameter, values in before:
                 parameter.copy_(values)
+
+
+def descend(total: Tensor, parameters: Sequence[nn.Parameter], learning_rate: float) -> None:
+    """One plain gradient step."""
+    gradients = torch.autograd.grad(total, parameters, allow_unused=True)
+    with torch.no_grad():
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            if gradient is not None:
+                parameter.sub_(gradient, alpha=learning_rate)
+
+
+def summed_own(
+    own: Sequence[OwnGradients], scales: Sequence[float], tasks: int
+) -> list[OwnGradients]:
+    """What single tasks train: for each task the sum of its rows' gradients times the scales."""
+    sums: list[OwnGradients] = [{} for _ in range(tasks)]
+    for row, (gradients, scale) in enumerate(zip(own, scales, strict=True)):
+        add_own(sums[row % tasks], list(gradients), list(gradients.values()), scale)
+    return sums
 
 
 def own_products(own: Sequence[OwnGradients]) -> Tensor:

@@ -14,7 +14,9 @@ from mtlrun.engine.backward import (
     FromLosses,
     GradientSettings,
     StepFigures,
+    add_losses,
     labelled,
+    micro_batch_shares,
 )
 from mtlrun.engine.balanced import FromGradients
 from mtlrun.engine.rules import Rescale
@@ -170,12 +172,18 @@ class TrainingStep:
         self.optimizer.step()
         self.weighting.after_step()
         if isinstance(self.weighting, LossWeighting) and self.weighting.reevaluates:
-            self.weighting.reevaluated(self._losses_again(batches[0], info))
+            self.weighting.reevaluated(self._losses_again(batches, info))
         return figures
 
-    def _losses_again(self, batch: Batch, info: StepInfo) -> Tensor:
-        """Losses of the step's batch after it, with its dropout masks."""
+    def _losses_again(self, batches: Sequence[Batch], info: StepInfo) -> Tensor:
+        """Losses of the step's batches after it, with its dropout masks."""
         seed_global_step(self.seed, "dropout", info.epoch, info.step)
         forward = self.backward.forward
+        sums: list[Tensor] = []
+        shares = micro_batch_shares(batches, self.names, info.present)
         with torch.no_grad(), forward.kept_buffers():
-            return torch.stack(forward.losses(batch, info.present))
+            for batch, share in zip(batches, shares, strict=True):
+                places = [place for place, value in enumerate(share) if value > 0]
+                losses = forward.losses(batch, [info.present[place] for place in places])
+                sums = add_losses(sums, losses, places, share)
+        return torch.stack(sums)

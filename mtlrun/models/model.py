@@ -34,6 +34,12 @@ class MultiTaskModel(nn.Module):
         features = self.architecture(inputs, tasks)
         return {task: self.head_of[task](features[task]) for task in tasks}
 
+    def attach(self, adapters: Mapping[str, nn.Module]) -> None:
+        """Put layers between the features and the heads of some tasks; once, before training."""
+        for task, adapter in adapters.items():
+            place = self.tasks.index(task)
+            self.heads[place] = self.head_of[task] = nn.Sequential(adapter, self.heads[place])
+
     def own_parameters(self, task: str) -> list[nn.Parameter]:
         """Parameters that ``task`` alone trains: its head's, then the architecture's for it."""
         parameters = [*self.head_of[task].parameters(), *self.architecture.task_parameters(task)]

@@ -6,35 +6,45 @@ import torch
 from torch import Tensor
 
 from mtlrun.errors import UserError
-from mtlrun.weighting.base import LossWeighting, TaskInfo
+from mtlrun.weighting.base import LossWeighting, TaskInfo, Weighting
 
 SOLVED = 1e-8
 """A loss below this share of the largest that its task has had counts as 0."""
 
 
-class PositiveLossWeighting(LossWeighting):
-    """For positive losses only, which weigh about 1 / loss.
-
-    A loss that is 0, or has fallen to :data:`SOLVED` of the largest that its task has had, would
-    ask for an infinite weight. It counts as solved: the task sits the step out, with the weight 0,
-    as if it were absent. The share is of the task's own losses, so the scale of losses does not
-    matter. A task whose mean loss over an epoch is negative ends the run.
+class RefusesNegative(Weighting):
+    """For losses of 0 or more: a task whose mean loss over an epoch is negative ends the run.
 
     Args:
         tasks: the tasks of the run.
     """
 
-    linear = False
-    largest_losses: Tensor
-
     def __init__(self, tasks: Sequence[TaskInfo]) -> None:
         super().__init__()
         self.names = tuple(task.name for task in tasks)
-        self.register_buffer("largest_losses", torch.zeros(len(tasks), dtype=torch.float64))
 
     def start_epoch(self, mean_losses: Sequence[Tensor]) -> None:
         """Refuse negative losses, see :meth:`Weighting.start_epoch`."""
         refuse_negative(mean_losses, self.names)
+
+
+class PositiveLosses(RefusesNegative):
+    """For positive losses only, which weigh about 1 / loss.
+
+    A loss that is 0, or has fallen to :data:`SOLVED` of the largest that its task has had, would
+    ask for an infinite weight. It counts as solved: the task sits the step out, with the weight 0,
+    as if it were absent. The share is of the task's own losses, so the scale of losses does not
+    matter.
+
+    Args:
+        tasks: the tasks of the run.
+    """
+
+    largest_losses: Tensor
+
+    def __init__(self, tasks: Sequence[TaskInfo]) -> None:
+        super().__init__(tasks)
+        self.register_buffer("largest_losses", torch.zeros(len(tasks), dtype=torch.float64))
 
     def unsolved(self, losses: Tensor) -> Tensor:
         """Which of the step's tasks take part, bool [T]; notes their losses, [T].
@@ -47,6 +57,12 @@ class PositiveLossWeighting(LossWeighting):
         self.put(self.largest_losses, largest)
         # the smallest normal number: 1 / loss is to be finite in float32
         return ~(losses <= (SOLVED * largest).clamp(min=torch.finfo(torch.float32).tiny))
+
+
+class PositiveLossWeighting(PositiveLosses, LossWeighting):
+    """The same for methods that see losses only."""
+
+    linear = False
 
 
 def refuse_negative(mean_losses: Sequence[Tensor], names: Sequence[str]) -> None:

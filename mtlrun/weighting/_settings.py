@@ -33,6 +33,17 @@ def check_positive(setting: str, value: float) -> None:
         raise ValueError(f"{setting}={value}: must be a number greater than 0")
 
 
+def check_not_negative(**settings: float) -> None:
+    """Refuse numbers that are below 0 or not finite.
+
+    Raises:
+        ValueError: names the first such setting and its value.
+    """
+    for setting, value in settings.items():
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"{setting}={value}: must be a number, 0 or more")
+
+
 def per_task(
     setting: str,
     values: Mapping[str, float],

@@ -61,14 +61,3 @@ class Shares:
 def equal_shares(tasks: int) -> Tensor:
     """What such weights start from, [T], float64."""
     return torch.full((tasks,), 1 / tasks, dtype=torch.float64)
-
-
-def check_not_negative(**settings: float) -> None:
-    """Refuse settings below 0.
-
-    Raises:
-        ValueError: names the first one and its value.
-    """
-    for name, value in settings.items():
-        if not value >= 0:
-            raise ValueError(f"{name}={value}: must be 0 or more")

@@ -25,7 +25,8 @@ class AutoLambda(GramianWeighting):
     constrained: a task that harms the primary tasks may reach a negative weight. A task that is
     absent from a step keeps its weight, and without a primary task in it weights do not move.
 
-    Published code departs (lorenmt/auto-lambda): it finds g_i . h from a finite difference of the
+    The paper's text could not be checked; the rule is that of the official code,
+    lorenmt/auto-lambda. Published code departs: it finds g_i . h from a finite difference of the
     losses at theta +- 0.01 h / |h|, in forward passes that move the statistics of batch
     normalisation; and its look ahead includes the optimizer's momentum and weight decay, where here
     it is a plain gradient step. Adam's own constant, 1e-8, damps its steps where gradients are as
@@ -79,9 +80,5 @@ class AutoLambda(GramianWeighting):
         primary = self.pick(self.primary)
         if primary.any():
             across = gramian[:tasks, tasks:]  # of g_i and h_j
-            gradient = torch.zeros_like(self.task_weights)
-            self.put(gradient, -self.step.learning_rate * (across @ primary))
-            moved = self.task_weights.clone()
-            self.adam.step(moved, gradient)
-            self.put(self.task_weights, self.pick(moved))
+            self.adam.move(self, self.task_weights, -self.step.learning_rate * (across @ primary))
         return self.pick(self.task_weights).clone()

@@ -25,7 +25,7 @@ Claim = Literal["non_conflicting", "stationary", "homogeneous", "invariant", "im
 """What a method may promise of its direction d at its default settings, in the first step:
 
 * ``non_conflicting``: no loss rises to first order, g_t . d >= 0 for all t;
-* ``stationary``: d is 0 where a convex combination of the gradients is;
+* ``stationary``: d is 0 where a combination of all gradients with positive weights is;
 * ``homogeneous``: all losses times c make d times c;
 * ``invariant``: all losses times c leave d as it is;
 * ``impartial``: each loss times its own factor leaves d's orientation as it is.
@@ -49,6 +49,7 @@ class Weighting(nn.Module):
             (:meth:`after_evaluation`). Refused where the test split selects.
         claims: what the method promises; the tests hold it to that.
         order_matters: whether the order of the tasks is part of the method.
+        needs_baseline: whether the method compares with training each task alone.
         baseline: folder of a finished single-task run that the changes which
             :meth:`after_evaluation` sees refer to; None for methods that see none.
     """
@@ -58,6 +59,7 @@ class Weighting(nn.Module):
     uses_evaluation: ClassVar[bool] = False
     claims: ClassVar[frozenset[Claim]] = frozenset()
     order_matters: ClassVar[bool] = False
+    needs_baseline: ClassVar[bool] = False
     baseline: str | None = None
     step: StepInfo
 
@@ -99,6 +101,10 @@ class Weighting(nn.Module):
 
     def after_evaluation(self, evaluation: Evaluation) -> None:
         """Called at each epoch's end where ``uses_evaluation``."""
+
+    def remark(self) -> str | None:
+        """A line about the method's own progress for the run's log, at each epoch's end."""
+        return None
 
     def adapters(self) -> Mapping[str, nn.Module]:
         """Layers that the method puts between the features and the heads, for tasks by name.
@@ -154,6 +160,13 @@ class GramianWeighting(Weighting):
       step on the first batch, theta - lr (w_1 g_1 + ... + w_T g_T), w by
       :meth:`lookahead_weights`, heads included in step, rows and Gramian. The parameters return to
       where they were; :meth:`weights` gives T weights, for the first batch's rows.
+    * ``heads_in_rows``, with several batches and no ``lookahead``: rows go on into the heads (and
+      other parameters of one task). They count in the Gramian, and get the gradients of the
+      batches with the rows' own weights.
+    * ``inner_steps = k``, likewise: after the rows, k plain gradient steps on the first batch's
+      w_1 L_1 + ... + w_T L_T, heads included, of learning rate ``inner_learning_rate``, w by
+      :meth:`lookahead_weights`. ``inner_losses`` are the first batch's losses beyond them. Then
+      everything returns to where it was. Dropout masks are those of the rows.
     * ``tracks_rows``: the engine keeps a moving average y of the rows (zeros at first), by
       :meth:`tracking`. The Gramian is that of y, and the weights apply to y.
     * ``per_layer``: :meth:`weights` gets one Gramian for each layer with shared parameters,
@@ -169,6 +182,8 @@ class GramianWeighting(Weighting):
             parameters, [T]; None otherwise.
         alignment: set by :meth:`weights` where ``aligns_heads``, [T]; None leaves the term out.
         alignment_limits: likewise.
+        inner_losses: where ``inner_steps``, set by the engine before :meth:`weights`, [T], float64;
+            0 for a task without labels in the first batch, not finite where steps diverge.
     """
 
     heads: ClassVar[Literal["weighted", "unweighted"]] = "unweighted"
@@ -178,9 +193,13 @@ class GramianWeighting(Weighting):
     tracks_rows: ClassVar[bool] = False
     per_layer: bool = False
     aligns_heads: ClassVar[bool] = False
+    heads_in_rows: ClassVar[bool] = False
+    inner_steps: int = 0
+    inner_learning_rate: float = 0.0
     head_weights: Tensor | None = None
     alignment: Tensor | None = None
     alignment_limits: Tensor | None = None
+    inner_losses: Tensor | None = None
 
     @abstractmethod
     def weights(self, gramian: Tensor, losses: Tensor) -> Tensor:
@@ -201,7 +220,7 @@ class GramianWeighting(Weighting):
         """
 
     def lookahead_weights(self) -> Tensor:
-        """Weights of the step that a method with ``lookahead`` looks beyond, [T], float64."""
+        """Weights of the steps that ``lookahead`` or ``inner_steps`` look beyond, [T], float64."""
         raise NotImplementedError
 
     def tracking(self, losses: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mtlrun.weighting._positive import SOLVED, refuse_negative
-from mtlrun.weighting._simplex import check_not_negative
+from mtlrun.weighting._positive import PositiveLosses
+from mtlrun.weighting._settings import check_not_negative
 from mtlrun.weighting.base import GramianWeighting, TaskInfo
 
 
-class DBMTL(GramianWeighting):
+class DBMTL(PositiveLosses, GramianWeighting):
     """DB-MTL (Lin et al., "Dual-Balancing for Multi-Task Learning", arXiv 2308.12029, 2023).
 
     Losses are balanced by their logarithms, whose gradients g_i / L_i are averaged over the steps
@@ -40,26 +40,17 @@ class DBMTL(GramianWeighting):
     heads = "weighted"
     tracks_rows = True
     claims = frozenset({"invariant", "impartial"})
-    largest_losses: Tensor
 
     def __init__(self, beta: float = 0.9, decay: float = 0.0, *, tasks: Sequence[TaskInfo]) -> None:
-        super().__init__()
+        super().__init__(tasks)
         if not 0 <= beta < 1:
             raise ValueError(f"beta={beta}: must be 0 or more and less than 1")
         check_not_negative(decay=decay)
         self.beta = beta
         self.decay = decay
-        self.names = tuple(task.name for task in tasks)
-        self.register_buffer("largest_losses", torch.zeros(len(tasks), dtype=torch.float64))
-
-    def start_epoch(self, mean_losses: Sequence[Tensor]) -> None:
-        """Refuse negative losses, see :meth:`Weighting.start_epoch`."""
-        refuse_negative(mean_losses, self.names)
 
     def tracking(self, losses: Tensor) -> tuple[Tensor, Tensor]:
         """See :meth:`GramianWeighting.tracking`; the averages of solved tasks stay as they are."""
-        seen = torch.where(losses.isfinite(), losses, 0.0)
-        self.put(self.largest_losses, torch.maximum(self.pick(self.largest_losses), seen))
         derivatives = self._log_derivatives(losses)
         kept = self.beta / (self.step.step + 1) ** self.decay
         return derivatives, (1 - kept) * (derivatives > 0).to(losses.dtype)
@@ -72,5 +63,4 @@ class DBMTL(GramianWeighting):
 
     def _log_derivatives(self, losses: Tensor) -> Tensor:
         """Derivatives of the logarithms of the losses, [T]; 0 for solved tasks."""
-        least = (SOLVED * self.pick(self.largest_losses)).clamp(min=torch.finfo(torch.float32).tiny)
-        return torch.where(losses > least, 1 / losses, 0.0)
+        return torch.where(self.unsolved(losses), 1 / losses, 0.0)

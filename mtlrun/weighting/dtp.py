@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from mtlrun.errors import UserError, nearest_hint
-from mtlrun.types import MetricValue
 from mtlrun.weighting._settings import per_task
 from mtlrun.weighting.base import Evaluation, LossWeighting, TaskInfo
 
@@ -44,8 +43,8 @@ class DTP(LossWeighting):
         tasks: the tasks of the run.
 
     Raises:
-        UserError: a name that is no task of the run; a gamma below 0; at the first evaluation, a
-            metric that there is not, of which lower is better, or above 1.
+        UserError: a name that is no task of the run; a gamma below 0; a metric that there is not,
+            or of which lower is better; at the first evaluation, one above 1.
     """
 
     uses_evaluation = True
@@ -70,6 +69,10 @@ class DTP(LossWeighting):
             raise ValueError(f"margin={margin}: must be above 0 and below 0.5")
         self.names = tuple(task.name for task in tasks)
         self.kpi = _known_tasks(kpi or {}, self.names)
+        for task in tasks:
+            if task.metrics:
+                name = self.kpi.get(task.name, next(iter(task.metrics)))
+                _refuse_unsuitable(task.name, name, {**task.metrics, "loss": False})
         self.alpha = alpha
         self.margin = margin
         if not isinstance(gamma, Mapping):
@@ -97,20 +100,11 @@ class DTP(LossWeighting):
         if not metrics:
             return math.nan
         name = self.kpi.get(task, evaluation.headlines[task])
-        if name not in metrics:
-            raise UserError(
-                f"weighting.kpi.{task}={name}: the task has no metric of that name. "
-                f"{nearest_hint(name, metrics)}{_suitable(task, metrics)}"
-            )
-        metric = metrics[name]
-        if not metric.higher_is_better or metric.value > 1:
-            reason = "is above 1" if metric.higher_is_better else "is better when lower"
-            raise UserError(
-                "weighting=dtp needs for each task a metric between 0 and 1 of which higher is "
-                f"better, and {name} of {task} {reason} ({metric.value:.4g}). "
-                f"{_suitable(task, metrics)}"
-            )
-        return math.nan if math.isnan(metric.value) else max(metric.value, 0.0)
+        directions = {key: metric.higher_is_better for key, metric in metrics.items()}
+        above = {key: metric.value for key, metric in metrics.items() if metric.value > 1}
+        _refuse_unsuitable(task, name, directions, above)
+        value = metrics[name].value
+        return math.nan if math.isnan(value) else max(value, 0.0)
 
     def objective(self, losses: list[Tensor]) -> Tensor:
         """See :meth:`LossWeighting.objective`."""
@@ -127,11 +121,31 @@ def _known_tasks(kpi: Mapping[str, str], names: Sequence[str]) -> dict[str, str]
     return dict(kpi)
 
 
-def _suitable(task: str, metrics: Mapping[str, MetricValue]) -> str:
-    """What the user can do, given a task's metrics."""
-    fit = [
-        name for name, metric in metrics.items() if metric.higher_is_better and metric.value <= 1
-    ]
-    if not fit:
-        return "None of its metrics is one: use another weighting, such as weighting=dwa."
-    return f"Name one with weighting.kpi={{{task}:{fit[0]}}}; it has {', '.join(fit)}."
+def _refuse_unsuitable(
+    task: str, name: str, directions: Mapping[str, bool], above: Mapping[str, float] | None = None
+) -> None:
+    """Refuse a metric that cannot be a KPI, and say what the user can do.
+
+    Args:
+        task: the task's name.
+        name: of the metric.
+        directions: for each of the task's metrics whether higher is better.
+        above: the values of those above 1.
+    """
+    above = above or {}
+    fit = [key for key, higher in directions.items() if higher and key not in above]
+    if name in fit:
+        return
+    advice = "None of its metrics is one: use another weighting, such as weighting=dwa."
+    if fit:
+        advice = f"Name one with weighting.kpi={{{task}:{fit[0]}}}; it has {', '.join(fit)}."
+    if name not in directions:
+        raise UserError(
+            f"weighting.kpi.{task}={name}: the task has no metric of that name. "
+            f"{nearest_hint(name, directions)}{advice}"
+        )
+    reason = f"is above 1 ({above[name]:.4g})" if directions[name] else "is better when lower"
+    raise UserError(
+        "weighting=dtp needs for each task a metric between 0 and 1 of which higher is better, "
+        f"and {name} of {task} {reason}. {advice}"
+    )

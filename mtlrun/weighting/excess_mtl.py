@@ -8,7 +8,12 @@ from torch import Tensor
 
 from mtlrun.errors import UserError
 from mtlrun.weighting._multiplicative import reweigh
-from mtlrun.weighting._settings import REDUCTIONS, check_choice, check_positive
+from mtlrun.weighting._settings import (
+    REDUCTIONS,
+    check_choice,
+    check_not_negative,
+    check_positive,
+)
 from mtlrun.weighting.base import JacobianWeighting, TaskInfo
 
 
@@ -65,8 +70,7 @@ class ExcessMTL(JacobianWeighting):
     ) -> None:
         super().__init__()
         check_positive("step_size", step_size)
-        if warmup_epochs < 0:
-            raise ValueError(f"warmup_epochs={warmup_epochs}: must be 0 or more")
+        check_not_negative(warmup_epochs=warmup_epochs)
         check_choice("reduction", reduction, REDUCTIONS)
         self.step_size = step_size
         self.warmup_epochs = warmup_epochs

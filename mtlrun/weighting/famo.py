@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mtlrun.errors import UserError
 from mtlrun.weighting._adam import Adam
-from mtlrun.weighting._settings import check_positive, per_task
+from mtlrun.weighting._settings import check_not_negative, check_positive, per_task
 from mtlrun.weighting.base import LossWeighting, TaskInfo
 
 SMALLEST_GAP = 1e-8
@@ -28,7 +28,7 @@ class FAMO(LossWeighting):
     down z_i (delta_i - z . delta) + gamma xi_i, by an Adam of their own: a task that improved more
     than the others loses weight.
 
-    Where the paper is silent:
+    Here, besides:
 
     * a gap is at least 1e-8 of the step's largest, so a loss of 0, or one below its bound, gets
       nearly all the weight but no infinite one; the code adds 1e-8 to each loss instead, which
@@ -36,10 +36,11 @@ class FAMO(LossWeighting):
     * a task that is absent from a step keeps its logit;
     * a loss that is not finite when it is taken again counts as unchanged.
 
-    Published code departs: the paper writes a gradient step for the logits, the code takes Adam's,
-    as here. The stand-alone ``famo.py`` clips shared gradients to norm 1; the code of the published
-    tables clips before the backward pass, which does nothing, so those are without clipping. The
-    code of the 2-D toy moves the logits by the next iteration's losses.
+    The paper's text could not be checked; the rule is that of the official code, Cranial-XIX/FAMO.
+    Published code departs: the paper is reported to write a gradient step for the logits, the code
+    takes Adam's, as here. The stand-alone ``famo.py`` clips shared gradients to norm 1; the code of
+    the published tables clips before the backward pass, which does nothing, so those are without
+    clipping. The code of the 2-D toy moves the logits by the next iteration's losses.
 
     Args:
         learning_rate: of the logits; published code uses 0.025.
@@ -68,8 +69,7 @@ class FAMO(LossWeighting):
     ) -> None:
         super().__init__()
         check_positive("learning_rate", learning_rate)
-        if not (math.isfinite(gamma) and gamma >= 0):
-            raise ValueError(f"gamma={gamma}: must be a number, 0 or more")
+        check_not_negative(gamma=gamma)
         self.register_buffer("logits", torch.zeros(len(tasks)))
         self.register_buffer("min_losses", _bounds(min_losses or {}, tasks), persistent=False)
         self.adam = Adam(self.logits, learning_rate, weight_decay=gamma)
@@ -94,11 +94,8 @@ class FAMO(LossWeighting):
         improvements = (before / after).log()  # [T]
         improvements = torch.where(improvements.isfinite(), improvements, 0.0)
         shares = torch.softmax(self.pick(self.logits), dim=0)
-        gradient = torch.zeros_like(self.logits)
-        self.put(gradient, shares * (improvements - (shares * improvements).sum()))
-        moved = self.logits.clone()
-        self.adam.step(moved, gradient)
-        self.put(self.logits, self.pick(moved))
+        gradient = shares * (improvements - (shares * improvements).sum())
+        self.adam.move(self, self.logits, gradient)
 
 
 def _bounds(min_losses: Mapping[str, float], tasks: Sequence[TaskInfo]) -> Tensor:

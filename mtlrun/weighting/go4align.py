@@ -27,6 +27,8 @@ class GO4Align(LossWeighting):
     mean of its group's indicators. Weights are not normalised. The rule is that of the official
     code (autumn9999/GO4Align); the paper's text could not be checked.
 
+    On a GPU each step waits for its losses, as groups are found on the host.
+
     p remembers every loss: it falls exponentially in the sum of a task's losses, without bound.
     Over a long training the tasks with small losses take all of p, which 1 / L_i favours already,
     and losses of another scale want another ``step_size``.
@@ -74,9 +76,7 @@ class GO4Align(LossWeighting):
 def _inverse_parts(losses: Tensor) -> Tensor:
     """The sum of the losses over each of them, [T]; losses are made positive first."""
     largest = losses.abs().max()
-    if largest == 0:
-        return torch.full_like(losses, len(losses))
-    parts = (losses / largest).clamp(min=SMALLEST_LOSS)
+    parts = (losses / torch.where(largest > 0, largest, 1.0)).clamp(min=SMALLEST_LOSS)
     return parts.sum() / parts
 
 

@@ -36,8 +36,9 @@ class GradVac(GramianWeighting):
     it is passed over and keeps its target. A target near 1 would ask for any amount of g_j: at most
     1 - 1e-8 is aimed at.
 
-    Published code departs: there is no official one; LibMTL's has beta 0.5, and
-    SamsungLabs/MTL's too, where only the targets of pairs that were turned move.
+    The paper's text could not be checked; the rule is that of LibMTL's code, and the paper's beta
+    as others report it. Published code departs: there is no official one; LibMTL's has beta 0.5,
+    and SamsungLabs/MTL's too, where only the targets of pairs that were turned move.
 
     Args:
         beta: rate of the moving average, above 0 and up to 1; the paper uses 0.01.

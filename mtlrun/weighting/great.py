@@ -7,14 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mtlrun.weighting._absent import restore_absent
+from mtlrun.weighting._absent import KeepsAbsent
 from mtlrun.weighting._settings import check_positive
 from mtlrun.weighting.base import JacobianWeighting, TaskInfo
 
 SMALLEST_SCALE = 1e-3
 
 
-class Great(JacobianWeighting):
+class Great(KeepsAbsent, JacobianWeighting):
     """GREAT (Sinha, Chen, Badrinarayanan and Rabinovich, "Gradient Adversarial Training of Neural
     Networks", arXiv 1806.08028, 2018), in its form for multi-task learning.
 
@@ -80,7 +80,10 @@ class Great(JacobianWeighting):
         self.register_buffer("drawn", torch.tensor(False))
         self.register_buffer("auxiliary_accuracy", torch.tensor(torch.nan))
         self._ready = False  # the buffer is on the device, and reading it would wait for that
-        self._before_step: Tensor | None = None
+
+    def remark(self) -> str:
+        """How well the auxiliary network tells whose a gradient is."""
+        return f"GREAT's auxiliary accuracy {float(self.auxiliary_accuracy):.3f} in the last step"
 
     def direction(self, jacobian: Tensor, losses: Tensor) -> Tensor:
         """See :meth:`JacobianWeighting.direction`; fills the gradients of its own parameters."""
@@ -90,9 +93,8 @@ class Great(JacobianWeighting):
         gradients = jacobian.view(len(jacobian), rows, channels, -1)  # [T, N, C, positions]
         if not self._ready:
             self._draw_hidden_weight()
-        self._before_step = self.scales.detach().clone()
         with torch.enable_grad():
-            scaled = gradients * self.pick(self.scales)[:, None, :, None]
+            scaled = gradients * self.shown(self.scales)[:, None, :, None]
             self._train(scaled)
         return scaled.detach().sum(dim=0).flatten()
 
@@ -123,10 +125,9 @@ class Great(JacobianWeighting):
 
     def after_step(self) -> None:
         """Keep the scales positive, and those of absent tasks as they were."""
-        if self._before_step is not None:
-            restore_absent(self, self.scales, self._before_step)
-            with torch.no_grad():
-                self.scales.clamp_(min=SMALLEST_SCALE)
+        super().after_step()
+        with torch.no_grad():
+            self.scales.clamp_(min=SMALLEST_SCALE)
 
 
 def _normalised(scaled: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from mtlrun.weighting._epoch_losses import ABSENT, epoch_losses
 from mtlrun.weighting._positive import PositiveLossWeighting
+from mtlrun.weighting._settings import check_not_negative
 from mtlrun.weighting.base import TaskInfo
 
 
@@ -40,8 +41,7 @@ class IGB(PositiveLossWeighting):
 
     def __init__(self, base_epoch: int = 1, *, tasks: Sequence[TaskInfo]) -> None:
         super().__init__(tasks)
-        if base_epoch < 0:
-            raise ValueError(f"base_epoch={base_epoch}: must be 0 or more")
+        check_not_negative(base_epoch=base_epoch)
         self.base_epoch = base_epoch
         self.register_buffer("base_losses", torch.full((len(tasks),), torch.nan))  # NaN: not known
 

@@ -5,11 +5,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from mtlrun.weighting._absent import KeepsAbsent
+from mtlrun.weighting._positive import RefusesNegative
 from mtlrun.weighting.base import GramianWeighting, TaskInfo
 from mtlrun.weighting.imtl_g import impartial_weights
 
 
-class IMTL(GramianWeighting):
+class IMTL(KeepsAbsent, RefusesNegative, GramianWeighting):
     """IMTL (Liu et al., "Towards Impartial Multi-task Learning", ICLR 2021).
 
     Joins the paper's two balances. Each task has a learned s_i, from 0, and the scaled loss
@@ -23,7 +25,8 @@ class IMTL(GramianWeighting):
     apply to the heads or to s, which is why both balances fit together. The paper trains s like the
     network. It is never decayed.
 
-    For a loss of 0 or below no scale is best: its s grows by each step.
+    As in IMTL-L a loss of 0 or below gives its s no gradient, as it would grow without end, and
+    negative mean losses are refused after the epoch. A task that is absent from a step keeps its s.
 
     Args:
         learning_rate: of s; None means the network's.
@@ -31,21 +34,22 @@ class IMTL(GramianWeighting):
 
     Raises:
         SolverError: see :class:`~mtlrun.weighting.imtl_g.IMTLG`.
+        UserError: a task's mean loss over an epoch is negative (when the next one starts).
     """
 
     heads = "weighted"
     claims = frozenset({"homogeneous"})
 
     def __init__(self, learning_rate: float | None = None, *, tasks: Sequence[TaskInfo]) -> None:
-        super().__init__()
+        super().__init__(tasks)
         self.learning_rate = learning_rate
         self.log_scale = nn.Parameter(torch.zeros(len(tasks), dtype=torch.float64))  # s, [T]
 
     def weights(self, gramian: Tensor, losses: Tensor) -> Tensor:
         """See :meth:`GramianWeighting.weights`; fills the gradient of s."""
-        scales = self.pick(self.log_scale.detach()).exp()  # [T]
+        scales = self.shown(self.log_scale).detach().exp()  # [T]
         gradient = torch.zeros_like(self.log_scale)
-        self.put(gradient, scales * losses - 1)
+        self.put(gradient, torch.where(losses > 0, scales * losses - 1, 0.0))
         self.log_scale.grad = gradient
         self.head_weights = scales
         return impartial_weights(scales[:, None] * gramian * scales) * scales

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mtlrun.weighting._positive import refuse_negative
+from mtlrun.weighting._absent import KeepsAbsent
+from mtlrun.weighting._positive import RefusesNegative
 from mtlrun.weighting.base import LossWeighting, TaskInfo
 
 
-class IMTLL(LossWeighting):
+class IMTLL(KeepsAbsent, RefusesNegative, LossWeighting):
     """IMTL-L (Liu et al., ICLR 2021, section 3.2 and eq. 6).
 
     Each task has a learned scale s, trained beside the network on
@@ -25,9 +26,9 @@ class IMTLL(LossWeighting):
     The paper derives the form for any base above 1 and uses e; as base^s = e^(s log base), another
     base changes how fast s moves, and the common factor 1 / log(base) of all weights.
 
-    The paper takes losses to be positive. Here a loss of 0 or below leaves its scale as it is,
-    which would grow without end, and the task is trained with the weight that it has; negative mean
-    losses are refused after the epoch.
+    The paper takes losses to be positive. Here a loss of 0 or below gives its scale no gradient,
+    as it would grow without end, and the task is trained with the weight that it has; negative mean
+    losses are refused after the epoch. A task that is absent from a step keeps its scale.
 
     Args:
         base: of the power, above 1; the paper uses e.
@@ -48,21 +49,16 @@ class IMTLL(LossWeighting):
         *,
         tasks: Sequence[TaskInfo],
     ) -> None:
-        super().__init__()
+        super().__init__(tasks)
         if not (math.isfinite(base) and base > 1):
             raise ValueError(f"base={base}: must be a number greater than 1")
         self.base = base
         self.learning_rate = learning_rate
-        self.names = tuple(task.name for task in tasks)
         self.log_weight = nn.Parameter(torch.zeros(len(tasks)))  # s, [tasks of the run]
-
-    def start_epoch(self, mean_losses: Sequence[Tensor]) -> None:
-        """Refuse negative losses, see :meth:`Weighting.start_epoch`."""
-        refuse_negative(mean_losses, self.names)
 
     def objective(self, losses: list[Tensor]) -> Tensor:
         """See :meth:`LossWeighting.objective`."""
         stacked = torch.stack(losses)
-        s = self.pick(self.log_weight)
+        s = self.shown(self.log_weight)
         s = torch.where(stacked.detach() > 0, s, s.detach())
         return (torch.exp(math.log(self.base) * s) * stacked - s).sum()

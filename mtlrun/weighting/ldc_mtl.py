@@ -1,13 +1,13 @@
 """Loss discrepancy control for multi-task learning."""
 
-import math
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from mtlrun.weighting._settings import check_choice
+from mtlrun.weighting._absent import KeepsAbsent
+from mtlrun.weighting._settings import check_choice, check_not_negative
 from mtlrun.weighting.base import LossWeighting, TaskInfo
 
 Normalisation = Literal["ones", "initial_ratio", "log_ratio"]
@@ -16,7 +16,7 @@ ROUTERS = ("softmax", "sigmoid")
 PAIRS = ("neighbours", "all")
 
 
-class LDCMTL(LossWeighting):
+class LDCMTL(KeepsAbsent, LossWeighting):
     """LDC-MTL, loss discrepancy control (Xiao, Dong, Zou and Ji, 2025, arXiv 2502.08585).
 
     Two levels, solved side by side in one loop by first-order steps: below, the network minimises
@@ -40,9 +40,9 @@ class LDCMTL(LossWeighting):
     * for QM9 like CelebA, with random starts.
 
     For Cityscapes the code's discrepancy leaves the weights out, |l_1 - l_2|; here they stand in it
-    always. Where the code is silent: a task that is absent from a step is no neighbour, and the
-    softmax is over the tasks of the step; a task whose first loss is 0 or less has the ratio 1
-    until a positive one comes.
+    always. Where the code is silent: a task that is absent from a step is no neighbour and keeps
+    its logit, and the softmax is over the tasks of the step; a task whose first loss is 0 or less
+    has the ratio 1 until a positive one comes.
 
     Args:
         penalty: weight of the discrepancy; the code uses 0.1 for Cityscapes, 0.05 for NYUv2 and
@@ -74,8 +74,7 @@ class LDCMTL(LossWeighting):
         tasks: Sequence[TaskInfo],
     ) -> None:
         super().__init__()
-        if not (math.isfinite(penalty) and penalty >= 0):
-            raise ValueError(f"penalty={penalty}: must be a number, 0 or more")
+        check_not_negative(penalty=penalty)
         check_choice("normalisation", normalisation, NORMALISATIONS)
         check_choice("router", router, ROUTERS)
         check_choice("pairs", pairs, PAIRS)
@@ -90,7 +89,7 @@ class LDCMTL(LossWeighting):
 
     def objective(self, losses: list[Tensor]) -> Tensor:
         """See :meth:`LossWeighting.objective`."""
-        logits = self.pick(self.logits)
+        logits = self.shown(self.logits)
         weights = logits.softmax(dim=0) if self.router == "softmax" else logits.sigmoid()
         weighted = weights * self._normalised(torch.stack(losses))
         return weighted.sum() / weights.sum().detach() + self.penalty * self._discrepancy(weighted)

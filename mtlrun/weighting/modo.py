@@ -5,13 +5,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from mtlrun.weighting._settings import REDUCTIONS, check_choice
-from mtlrun.weighting._simplex import (
-    Shares,
-    check_not_negative,
-    equal_shares,
-    project_on_simplex,
-)
+from mtlrun.weighting._settings import REDUCTIONS, check_choice, check_not_negative
+from mtlrun.weighting._simplex import Shares, equal_shares, project_on_simplex
 from mtlrun.weighting.base import GramianWeighting, TaskInfo
 
 

@@ -79,11 +79,7 @@ class MOML(GramianWeighting):
         tasks = len(losses) // self.batches
         hypergradients = self._hypergradients(gramian[:tasks, tasks:])
         shares = min_norm_point(hypergradients @ hypergradients.T)
-        gradient = torch.zeros_like(self.logits)
-        self.put(gradient, shares @ hypergradients)
-        moved = self.logits.clone()
-        self.adam.step(moved, gradient)
-        self.put(self.logits, self.pick(moved))
+        self.adam.move(self, self.logits, shares @ hypergradients)
         return self.lookahead_weights()
 
     def _hypergradients(self, products: Tensor) -> Tensor:

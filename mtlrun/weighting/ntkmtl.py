@@ -23,9 +23,11 @@ class NTKMTL(GramianWeighting):
 
     The paper splits a batch into n parts; here n batches of ``batch_size`` each are drawn.
 
-    Published code departs: it takes the sum over l in place of the mean and multiplies by the
-    number of tasks (``reduction="sum"``), which matters where gradients are clipped afterwards, as
-    they are there, to norm 1. Its NTKMTL-SR also trains heads on the weighted losses.
+    The paper's text could not be checked; others report its mean over l. The rest follows the
+    official code, jianke0604/NTKMTL. Published code departs: it takes the sum over l in place of
+    the mean and multiplies by the number of tasks (``reduction="sum"``), which matters where
+    gradients are clipped afterwards, as they are there, to norm 1. Its NTKMTL-SR also trains heads
+    on the weighted losses.
 
     Args:
         exponent: 0.5 is the paper's square root; the official NYUv2 script uses 0.75.

@@ -27,8 +27,8 @@ class PIVRG(GramianWeighting):
 
     where s_i is the mean relative change of task i's metrics against training it alone, in percent,
     positive where worse. No two omega differ by more than the factor ``bound``. s is 0 in the first
-    epoch and measured anew after each. Heads train on the plain losses. These formulas follow the
-    authors' code; their numbers in the paper could not be checked.
+    epoch and measured anew after each. Heads train on the plain losses. These formulas are those of
+    the authors' code; the paper's text could not be checked.
 
     The changes are measured on the validation split, against the run that ``baseline`` names. A
     task whose change cannot be measured keeps its last one. Without any changes s stays 0, which is
@@ -48,6 +48,7 @@ class PIVRG(GramianWeighting):
     """
 
     uses_evaluation = True
+    needs_baseline = True
     claims = frozenset({"non_conflicting"})
     scores: Tensor
     omega: Tensor

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from mtlrun.weighting._absent import restore_absent
+from mtlrun.weighting._absent import KeepsAbsent
 from mtlrun.weighting.base import JacobianWeighting, TaskInfo
 
 
@@ -31,7 +31,7 @@ class Rotation(nn.Module):
         return torch.cat([rotated, features[:, size:].to(rotated)], dim=1)
 
 
-class RotoGrad(JacobianWeighting):
+class RotoGrad(KeepsAbsent, JacobianWeighting):
     """RotoGrad (Javaloy and Valera, "RotoGrad: Gradient Homogenization in Multitask Learning", ICLR
     2022).
 
@@ -100,7 +100,6 @@ class RotoGrad(JacobianWeighting):
         lengths = torch.full((len(tasks),), torch.nan, dtype=torch.float64)
         self.register_buffer("initial_lengths", lengths)  # NaN: not seen yet
         self.register_buffer("steps", torch.zeros(len(tasks), dtype=torch.int64))
-        self._before_step: Tensor | None = None
         # The network's, so no submodules here.
         self.__dict__["_adapters"] = {task.name: Rotation(size) for task in tasks}
 
@@ -120,7 +119,6 @@ class RotoGrad(JacobianWeighting):
         self.task_weights = (common * inverse).to(jacobian)
         rows, channels = self.representation.shape[:2]
         gradients = jacobian.view(len(jacobian), rows, channels, -1)[:, :, : self.size]
-        self._before_step = self.angles.detach().clone()
         self._train(gradients, inverse.to(jacobian))
         return self.task_weights @ jacobian
 
@@ -131,7 +129,7 @@ class RotoGrad(JacobianWeighting):
         initial = torch.where(noted, lengths, initial)
         self.put(self.initial_lengths, initial)
         self.put(self.steps, steps + 1)
-        return torch.where(initial.isnan(), 1.0, lengths / initial)
+        return torch.where(lengths > 0, lengths / initial, 0.0)
 
     def _train(self, gradients: Tensor, inverse: Tensor) -> None:
         """The gradient of the objective by the angles.
@@ -143,7 +141,7 @@ class RotoGrad(JacobianWeighting):
         mean = torch.tensordot(inverse, gradients, dims=1) / len(gradients)  # v, [N, size, P]
         products = torch.einsum("tnip,njp->tij", gradients, mean)
         with torch.enable_grad():
-            rotations = self.rotations(self.pick(self.angles))
+            rotations = self.rotations(self.shown(self.angles))
             rotated = rotations.detach() @ products
             (self.angles.grad,) = torch.autograd.grad(-(rotations * rotated).sum(), self.angles)
 
@@ -159,8 +157,7 @@ class RotoGrad(JacobianWeighting):
     @torch.no_grad()
     def after_step(self) -> None:
         """Hand the rotations to the network; those of absent tasks are as they were."""
-        if self._before_step is not None:
-            restore_absent(self, self.angles, self._before_step)
+        super().after_step()
         for adapter, matrix in zip(
             self.adapters().values(), self.rotations(self.angles), strict=True
         ):

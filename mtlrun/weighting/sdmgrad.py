@@ -6,13 +6,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mtlrun.weighting._settings import REDUCTIONS, check_choice, check_positive
-from mtlrun.weighting._simplex import (
-    Shares,
+from mtlrun.weighting._settings import (
+    REDUCTIONS,
+    check_choice,
     check_not_negative,
-    equal_shares,
-    project_on_simplex,
+    check_positive,
 )
+from mtlrun.weighting._simplex import Shares, equal_shares, project_on_simplex
 from mtlrun.weighting.base import GramianWeighting, TaskInfo
 
 Sampling = Literal["three", "last"]

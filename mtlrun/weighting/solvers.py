@@ -167,28 +167,27 @@ def project_on_dual_cone(gramian: Tensor, combinations: Tensor) -> Tensor:
     if not longer.any():
         return torch.from_numpy(projected)
     unit = to_unit(matrix[np.ix_(longer, longer)])
-    projected[:, longer] = _project(unit, projected[:, longer] * unit.lengths) / unit.lengths
+    projected[:, longer] += _multipliers(unit, projected[:, longer] * unit.lengths) / unit.lengths
     return torch.from_numpy(projected)
 
 
-def _project(unit: Unit, combinations: Array) -> Array:
-    """As :func:`project_on_dual_cone`, for gradients of length 1."""
+def _multipliers(unit: Unit, combinations: Array) -> Array:
+    """z of :func:`project_on_dual_cone`, for gradients of length 1."""
+    multipliers = np.zeros_like(combinations)
     conflicting = ((combinations @ unit.cosines) < 0).any(axis=1)
     if not conflicting.any():
-        return combinations
+        return multipliers
     root = square_root(unit.cosines)
-    projected = combinations.copy()
     for row in np.flatnonzero(conflicting):
         start = root @ combinations[row]
         length = np.sqrt(start @ start)
         if length == 0:
             continue
         added = least_squares(root, -start / length)
-        direction = start / length + root @ added
-        products = root.T @ direction
+        products = root.T @ (start / length + root @ added)
         _check_projection(products, added)
-        projected[row] += length * added
-    return projected
+        multipliers[row] = length * added
+    return multipliers
 
 
 def _check_projection(products: Array, added: Array) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mtlrun.weighting._epoch_losses import ABSENT, epoch_losses
 from mtlrun.weighting._positive import PositiveLossWeighting
-from mtlrun.weighting._settings import check_positive
+from mtlrun.weighting._settings import check_not_negative, check_positive
 from mtlrun.weighting.base import TaskInfo
 
 
@@ -21,10 +21,10 @@ class STCH(PositiveLossWeighting):
 
     For multi-task learning the authors' code (Xi-L/STCH, ``STCH_MTL``) takes f_i = log(L_i / n_i),
     the logarithm of the loss over its nadir n_i, p_i = 1 and z = 0, and multiplies by the number of
-    tasks T. That is the rule here. Task i then has the weight T softmax(f / mu)_i / L_i: a small mu
-    looks at the worst task only, and a large mu makes the method the sum of the log losses. That
-    sum is minimised in the first ``warmup_epochs`` epochs and the one after, whose mean training
-    losses are the nadir.
+    tasks T. That is the rule here; the paper's text could not be checked. Task i then has the
+    weight T softmax(f / mu)_i / L_i: a small mu looks at the worst task only, and a large mu makes
+    the method the sum of the log losses. That sum is minimised in the first ``warmup_epochs``
+    epochs and the one after, whose mean training losses are the nadir.
 
     Where the code is silent: T counts the tasks of the step; a task that had no positive mean loss
     in the nadir's epoch takes that of its first later epoch, and until then each loss counts as its
@@ -50,8 +50,7 @@ class STCH(PositiveLossWeighting):
     ) -> None:
         super().__init__(tasks)
         check_positive("mu", mu)
-        if warmup_epochs < 0:
-            raise ValueError(f"warmup_epochs={warmup_epochs}: must be 0 or more")
+        check_not_negative(warmup_epochs=warmup_epochs)
         self.mu = mu
         self.warmup_epochs = warmup_epochs
         self.register_buffer("nadirs", torch.full((len(tasks),), torch.nan))  # NaN: not known

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mtlrun.types import Likelihood
+from mtlrun.weighting._absent import KeepsAbsent
 from mtlrun.weighting._settings import check_choice
 from mtlrun.weighting.base import LossWeighting, TaskInfo
 
@@ -47,7 +48,7 @@ CLIP = (0.01, 10.0)
 """Where form ``log_sigma_clipped`` keeps its parameter."""
 
 
-class Uncertainty(LossWeighting):
+class Uncertainty(KeepsAbsent, LossWeighting):
     """Uncertainty weighting (Kendall, Gal and Cipolla, CVPR 2018, eq. 5 to 10).
 
     Each task has a learned noise scale sigma; its parameter is s = log sigma^2, as in the paper
@@ -78,7 +79,8 @@ class Uncertainty(LossWeighting):
       so that is refused).
 
     The objective may fall below 0. Weights have no upper bound while a loss goes to 0. A loss of 0
-    or below says nothing about its noise: it leaves s as it is, which would fall without end.
+    or below says nothing about its noise: s has no gradient there, as it would fall without end.
+    A task that is absent from a step keeps its s.
 
     Args:
         form: which of these.
@@ -123,7 +125,7 @@ class Uncertainty(LossWeighting):
     def objective(self, losses: list[Tensor]) -> Tensor:
         """See :meth:`LossWeighting.objective`."""
         stacked = torch.stack(losses)
-        s = self.pick(self.log_scale)
+        s = self.shown(self.log_scale)
         s = torch.where(stacked.detach() > 0, s, s.detach())
         if self.clipped:
             s = s.clamp(*CLIP)

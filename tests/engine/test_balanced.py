@@ -1,7 +1,6 @@
 """Steps of methods that see task gradients, against plain autograd."""
 
 import copy
-import math
 
 import pytest
 import torch
@@ -26,34 +25,13 @@ from engine_toys import (
     weights_of,
 )
 from engine_trunks import ROWS, TRUNKS
+from engine_ways import WAYS, force, memory_of
 from torch import Tensor, nn
 
-from mtlrun.engine import kernels
-from mtlrun.engine import rows as rows_module
-from mtlrun.engine.balanced import FromGradients
-from mtlrun.engine.rows import PlainRows, SweptRows
-from mtlrun.engine.segments import SegmentRows
-from mtlrun.engine.step import TrainingStep
 from mtlrun.types import Batch, StreamBatch
 from mtlrun.weighting.base import Place
 
 # -- trunks ---------------------------------------------------------------------------------------
-
-WAYS = ["chosen", "plain", "kernels", "batched", "segments"]
-
-
-def force(way: str, step: TrainingStep, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the step take its gradients in one way wherever that is right, however small it is."""
-    backward = step.backward
-    assert isinstance(backward, FromGradients)
-    if way == "plain":
-        backward.rows = PlainRows(backward.shared, len(NAMES))
-    if way in ("kernels", "batched"):
-        monkeypatch.setattr(kernels, "MARGIN", math.inf)
-    if way == "batched":
-        monkeypatch.setattr(rows_module, "FEWEST_BATCHED", 1)
-    expected = SegmentRows if way == "segments" else PlainRows if way == "plain" else SweptRows
-    assert type(backward.rows) is expected
 
 
 @pytest.mark.parametrize(
@@ -72,7 +50,7 @@ def test_gramian_and_update_are_those_of_plain_autograd(
     plain = plain_gradients(model, tasks, [batch], double=not trunk.random, step=4)
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     weighting = given(heads)
-    step = training_step(model, tasks, weighting, memory=0 if way == "segments" else 1e9)
+    step = training_step(model, tasks, weighting, memory=memory_of(way))
     force(way, step, monkeypatch)
 
     figures = step([batch], epoch=0, step=4)

@@ -8,12 +8,20 @@ from torch import nn
 
 from mtlrun.data.base import TensorSource
 from mtlrun.engine.backward import Forward
-from mtlrun.engine.evaluation import Figures, Selection, evaluate, headline, remaining_error
+from mtlrun.engine.evaluation import (
+    Figures,
+    Selection,
+    as_evaluation,
+    evaluate,
+    headline,
+    remaining_error,
+)
 from mtlrun.engine.loader import EvaluationLoader, Placement
 from mtlrun.models.model import MultiTaskModel
 from mtlrun.tasks.base import Task
 from mtlrun.tasks.classification import Classification
 from mtlrun.tasks.regression import Regression
+from mtlrun.types import MetricValue
 
 ROWS = 29
 NAN = float("nan")
@@ -220,3 +228,21 @@ def test_the_state_is_plain_data(tmp_path) -> None:
     torch.save(selection.state_dict(), tmp_path / "state.pt")
     state: Mapping[str, object] = torch.load(tmp_path / "state.pt", weights_only=True)
     assert state == selection.state_dict()
+
+
+# -- what a weighting sees of it ------------------------------------------------------------------
+
+
+def test_metrics_with_their_directions_headlines_and_changes() -> None:
+    figures = {"a": {"loss": 1.5, "accuracy": 0.5}, "c": {"loss": 0.25, "rmse": NAN}}
+    tasks = toy_tasks()
+    seen = as_evaluation(tasks, figures, {"a": -3.0})
+    assert list(seen.metrics) == ["a", "b", "c"]
+    assert seen.metrics["a"] == {
+        "loss": MetricValue(1.5, False),
+        "accuracy": MetricValue(0.5, True),
+    }
+    assert seen.metrics["b"] == {}
+    assert math.isnan(seen.metrics["c"]["rmse"].value)
+    assert seen.headlines == {name: headline(task) for name, task in tasks.items()}
+    assert seen.changes == {"a": -3.0}

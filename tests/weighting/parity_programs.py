@@ -2,9 +2,13 @@
 
 import itertools
 import math
+from typing import Any
 
+import numpy as np
+import pytest
 import torch
 from parity_kit import Row, aggregator_cases, close, first_step, toy2d
+from scipy.optimize import lsq_linear
 from torch import Tensor
 from weighting_driver import Drive, build, random_problem, task_infos
 
@@ -22,6 +26,27 @@ def nearest_in_dual_cone(vector: Tensor, jacobian: Tensor) -> Tensor:
             if closer and (jacobian @ candidate).min() > -1e-12:
                 best = candidate
     return best
+
+
+def torchjd_aggregator(name: str) -> Any:
+    """UPGrad or DualProj of torchjd, with a solver that comes with SciPy in place of its own."""
+    aggregation = pytest.importorskip("torchjd.aggregation")
+    linalg = pytest.importorskip("torchjd.linalg")
+    if not hasattr(linalg, "DualConeProjector"):
+        pytest.skip("this torchjd takes no other solver")
+
+    class Projector(linalg.DualConeProjector):
+        def __call__(self, U: Tensor, G: Tensor) -> Tensor:
+            """For each u in U the v >= u of least v' G v."""
+            root = torch.linalg.cholesky(G).T.numpy()
+            lowest = U.reshape(-1, len(G)).numpy()
+            zeros = np.zeros(len(G))
+            found = [
+                lsq_linear(root, zeros, (u, np.inf), method="bvls", tol=1e-14).x for u in lowest
+            ]
+            return torch.from_numpy(np.array(found)).reshape(U.shape)
+
+    return getattr(aggregation, name)(projector=Projector())
 
 
 def upgrad() -> None:

@@ -78,5 +78,5 @@ def test_wrong_settings() -> None:
     for beta in (-0.1, 1.0, float("nan")):
         with pytest.raises(ValueError, match=r"beta=.*: must be 0 or more and less than 1"):
             DBMTL(beta=beta, tasks=task_infos(2))
-    with pytest.raises(ValueError, match="decay=-1: must be 0 or more"):
+    with pytest.raises(ValueError, match="decay=-1: must be a number, 0 or more"):
         DBMTL(decay=-1, tasks=task_infos(2))

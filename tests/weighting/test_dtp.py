@@ -6,7 +6,7 @@ from torch import Tensor
 from weighting_driver import Drive, random_problem, task_infos
 
 from mtlrun.errors import UserError
-from mtlrun.types import Evaluation, MetricValue
+from mtlrun.types import Evaluation, MetricValue, TaskInfo
 from mtlrun.weighting.dtp import DTP
 
 NAN = math.nan
@@ -86,7 +86,7 @@ def test_a_named_kpi() -> None:
         (
             {"task0": "loss"},
             evaluation(0.5),
-            r"loss of task0 is better when lower \(1\)\. Name one with weighting\.kpi={task0:acc",
+            r"loss of task0 is better when lower\. Name one with weighting\.kpi={task0:acc",
         ),
         (
             {"task0": "accurcy"},
@@ -104,6 +104,31 @@ def test_a_named_kpi() -> None:
 def test_what_cannot_be_a_kpi(kpi: dict[str, str], found: Evaluation, message: str) -> None:
     with pytest.raises(UserError, match=message):
         after(DTP(kpi, tasks=task_infos(1)), found)
+
+
+def with_metrics(**metrics: bool) -> list[TaskInfo]:
+    return [TaskInfo("task0", "gaussian", None, 10, metrics)]
+
+
+@pytest.mark.parametrize(
+    ("kpi", "infos", "message"),
+    [
+        ({}, with_metrics(error=False), r"error of task0 is better when lower\. None of its metri"),
+        ({}, with_metrics(error=False, r2=True), r"error of task0 .* weighting\.kpi={task0:r2};"),
+        ({"task0": "loss"}, with_metrics(r2=True), r"loss of task0 is better when lower\. Name"),
+        ({"task0": "r3"}, with_metrics(r2=True), r"no metric of that name\. Name one with"),
+    ],
+)
+def test_what_cannot_be_a_kpi_is_refused_at_the_start(
+    kpi: dict[str, str], infos: list[TaskInfo], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        DTP(kpi, tasks=infos)
+
+
+def test_what_can_be_a_kpi_is_taken_at_the_start() -> None:
+    assert DTP(tasks=with_metrics(r2=True, error=False)).kpi == {}
+    assert DTP({"task0": "r2"}, tasks=with_metrics(error=False, r2=True)).kpi == {"task0": "r2"}
 
 
 def test_wrong_settings() -> None:

@@ -99,7 +99,7 @@ def test_a_representation_that_changes_its_size_is_refused() -> None:
 def test_wrong_settings() -> None:
     for settings, message in (
         ({"step_size": 0}, "step_size=0: must be a number greater than 0"),
-        ({"warmup_epochs": -1}, "warmup_epochs=-1: must be 0 or more"),
+        ({"warmup_epochs": -1}, "warmup_epochs=-1: must be a number, 0 or more"),
         ({"reduction": "max"}, "reduction='max': choose one of sum, mean"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -54,7 +54,7 @@ def test_a_loss_far_above_its_base_takes_all() -> None:
 
 
 def test_wrong_settings() -> None:
-    with pytest.raises(ValueError, match="base_epoch=-1: must be 0 or more"):
+    with pytest.raises(ValueError, match="base_epoch=-1: must be a number, 0 or more"):
         IGB(-1, tasks=task_infos(2))
     with pytest.raises(UserError, match="task1 -1"):
         IGB(tasks=task_infos(2)).start_epoch([torch.tensor([1.0, -1.0]).double()])

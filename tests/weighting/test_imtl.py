@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch import Tensor
 from weighting_driver import Drive, random_problem, task_infos
@@ -55,6 +56,18 @@ def test_an_absent_task_has_no_gradient_on_its_scale() -> None:
     assert weighting.log_scale.grad[1] == 0
     assert weighting.head_weights is not None
     assert weighting.head_weights.shape == (2,)
+
+
+@pytest.mark.parametrize("loss", [0.0, -1.0])
+def test_a_loss_that_is_not_positive_leaves_its_scale(loss: float) -> None:
+    """Otherwise the scale grows without end and its weight overflows. As in IMTL-L."""
+    jacobian, losses = random_problem(3, 20)
+    losses[1] = loss
+    weighting = IMTL(tasks=task_infos(3))
+    drive = Drive(weighting, 3)
+    for _ in range(3):
+        drive.step(jacobian, losses)
+    assert (weighting.log_scale != 0).tolist() == [True, False, True]
 
 
 def test_what_it_asks_of_the_engine() -> None:

@@ -62,5 +62,5 @@ def test_wrong_settings() -> None:
         with pytest.raises(ValueError, match=f"beta={beta}"):
             MoCo(beta=beta, tasks=task_infos(2))
     for name in ("beta_decay", "gamma", "gamma_decay", "rho"):
-        with pytest.raises(ValueError, match=f"{name}=-1: must be 0 or more"):
+        with pytest.raises(ValueError, match=f"{name}=-1: must be a number, 0 or more"):
             MoCo(**{name: -1}, tasks=task_infos(2))

@@ -41,7 +41,7 @@ def test_what_it_asks_of_the_engine() -> None:
 
 def test_wrong_settings() -> None:
     for name in ("gamma", "rho"):
-        with pytest.raises(ValueError, match=f"{name}=-1: must be 0 or more"):
+        with pytest.raises(ValueError, match=f"{name}=-1: must be a number, 0 or more"):
             MoDo(**{name: -1}, tasks=task_infos(2))
     with pytest.raises(ValueError, match="reduction='max': choose one of sum, mean"):
         MoDo(reduction="max", tasks=task_infos(2))

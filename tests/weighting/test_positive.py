@@ -71,7 +71,7 @@ def test_what_is_not_finite_stays_visible_and_is_forgotten(
     assert drive.step(IDENTITY, tensor(1.0, 3.0, 2.0)).isfinite().all()
 
 
-@pytest.mark.parametrize("name", ["gls", "log_loss", "soft_uncertainty", "imtl_l"])
+@pytest.mark.parametrize("name", ["gls", "log_loss", "soft_uncertainty", "imtl_l", "imtl"])
 def test_negative_mean_losses_are_refused(name: str) -> None:
     weighting = build(name, 3)
     weighting.start_epoch([])

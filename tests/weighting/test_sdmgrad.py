@@ -75,7 +75,7 @@ def test_beside_torchjd() -> None:
 
 def test_wrong_settings() -> None:
     for settings, message in (
-        ({"pull": -1}, "pull=-1: must be 0 or more"),
+        ({"pull": -1}, "pull=-1: must be a number, 0 or more"),
         ({"steps": 0}, "steps=0: must be"),
         ({"step_size": 0.0}, "step_size=0.0: must be"),
         ({"momentum": 1.0}, "momentum=1.0: must be 0 or more and less than 1"),

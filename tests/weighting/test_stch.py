@@ -74,5 +74,5 @@ def test_negative_losses_are_refused() -> None:
 def test_wrong_settings() -> None:
     with pytest.raises(ValueError, match="mu=0: must be a number greater than 0"):
         STCH(0, tasks=task_infos(2))
-    with pytest.raises(ValueError, match="warmup_epochs=-1: must be 0 or more"):
+    with pytest.raises(ValueError, match="warmup_epochs=-1: must be a number, 0 or more"):
         STCH(warmup_epochs=-1, tasks=task_infos(2))

@@ -81,6 +81,12 @@ def evaluation(losses: Sequence[float]) -> Evaluation:
     return Evaluation(metrics, dict.fromkeys(names, "accuracy"), changes)
 
 
+def fallen(losses: Tensor) -> Tensor:
+    """Made-up losses after further steps: large ones have fallen by more."""
+    share = losses / losses.abs().sum().clamp(min=1e-30)
+    return losses * (1 - 0.1 * share)
+
+
 class Drive:
     """Shows a weighting one step after the other, as the engine does.
 
@@ -127,8 +133,7 @@ class Drive:
             self.optimizer.step()
         self.weighting.after_step()
         if isinstance(self.weighting, LossWeighting) and self.weighting.reevaluates:
-            share = losses / losses.abs().sum().clamp(min=1e-30)
-            self.weighting.reevaluated((losses * (1 - 0.1 * share)).float())
+            self.weighting.reevaluated(fallen(losses).float())
         self.number += 1
         return direction
 
@@ -176,6 +181,8 @@ class Drive:
             return torch.cat([w @ part for w, part in zip(weights, parts, strict=True)])
         batches = [jacobian * (1 + number / 10) for number in range(weighting.batches)]
         rows = torch.cat(batches)
+        if weighting.inner_steps:
+            weighting.inner_losses = fallen(losses)
         weights = weighting.weights(rows @ rows.T, losses.repeat(weighting.batches))
         assert weights.dtype == torch.float64
         used = jacobian if weighting.lookahead else rows
