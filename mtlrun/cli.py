@@ -14,6 +14,8 @@ from mtlrun.errors import Interrupted, UserError, did_you_mean, nearest_hint
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from mtlrun.config import ToyConfig
+
 FAILED: list[tuple[str, Exception]] = []
 """What went wrong in this process's jobs: a line each, and the error."""
 
@@ -43,6 +45,7 @@ def run_command(arguments: list[str]) -> int:
         if verb:
             return verb(arguments[1:])
         _refuse_unknown_verb(arguments)
+        _refuse_toy_alone(arguments)
         return _train(arguments)
     except Interrupted as stop:
         print(f"\n{stop}", file=sys.stderr)
@@ -69,6 +72,14 @@ def _refuse_unknown_verb(arguments: Sequence[str]) -> None:
             f"{first} is neither a verb ({', '.join(VERBS)}) nor a setting KEY=VALUE. {hint}See "
             "mtlrun --help."
         )
+
+
+def _refuse_toy_alone(arguments: Sequence[str]) -> None:
+    """The toy's settings are there with an experiment only."""
+    keys = [argument.lstrip("+~") for argument in arguments]
+    toy = [key for key in keys if key.startswith("toy.")]
+    if toy and not any(key.startswith("experiment=") for key in keys):
+        raise UserError(f"{toy[0]} has no effect without the experiment: add experiment=toy.")
 
 
 # -- verbs -----------------------------------------------------------------------------------------
@@ -148,8 +159,9 @@ def _train(arguments: list[str]) -> int:
 
 
 def _with_open_keys(argument: str) -> str:
-    """``heads.of.TASK`` stands for any task, so Hydra's ``+`` for new keys is not asked for."""
-    return f"++{argument}" if argument.startswith("heads.of.") else argument
+    """Some keys stand for any task or method, so Hydra's ``+`` for new keys is not asked for."""
+    free = ("heads.of.", "toy.settings.", "toy.settings=")
+    return f"++{argument}" if argument.startswith(free) else argument
 
 
 def _report_failures(sweep: bool, traceback_wanted: bool) -> int:
@@ -185,6 +197,8 @@ def _job(config: "DictConfig") -> None:
             raise UserError(_explain_key(key, known, choices))
         typed = OmegaConf.to_object(config)
         assert isinstance(typed, Config)
+        if typed.toy is not None:
+            _complete_toy(typed.toy, hydra_config.job.config_name)
 
         from mtlrun.run import Labels, run  # imports torch
 
@@ -199,6 +213,15 @@ def _job(config: "DictConfig") -> None:
         if hydra_config.mode is RunMode.MULTIRUN:
             print(f"mtlrun: {line} The sweep goes on.", file=sys.stderr)
             raise  # so that Hydra, too, counts the job as failed
+
+
+def _complete_toy(toy: "ToyConfig", config_name: str) -> None:
+    from hydra.core.global_hydra import GlobalHydra
+
+    from mtlrun.toy.settings import complete
+
+    known = GlobalHydra.instance().config_loader().get_group_options("weighting")
+    complete(toy, known, lambda given: _composed(config_name, tuple(given)))
 
 
 def _changes(config: Any, hydra_config: Any) -> tuple[dict[str, str], dict[str, Any]]:
@@ -225,6 +248,11 @@ def _composed(config_name: str, overrides: tuple[str, ...]) -> "DictConfig":
 def _run_folder(*, _root_: Any) -> str:
     """``<dataset>/<weighting and changed settings>/seed=<n>``, a function of the choices."""
     from mtlrun.config import choices_of, method_name
+    from mtlrun.toy.settings import toy_folder
+
+    name = _root_.hydra.job.config_name
+    if _root_.get("toy") is not None:
+        return toy_folder(_root_, _root_.hydra, lambda given: _composed(name, tuple(given)))
 
     choices = choices_of(_root_.hydra)
     for group in ("dataset", "weighting"):

@@ -62,7 +62,7 @@ class ToyConfig:
     """The paths that ``experiment=toy`` draws; ``configs/experiment/toy.yaml`` has the values."""
 
     weightings: list[str] = MISSING
-    starts: list[list[float]] = MISSING
+    starts: list[Any] = MISSING  # pairs of numbers
     scale: float = MISSING
     steps: int = MISSING
     learning_rate: float = MISSING

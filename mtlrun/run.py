@@ -28,11 +28,11 @@ from mtlrun.engine.ledger import loss_ratio
 from mtlrun.engine.loader import Placement, TrainLoader
 from mtlrun.engine.step import TrainingStep
 from mtlrun.errors import UserError
+from mtlrun.toy.recipe import draw_toy
 from mtlrun.tracking import folder as run_folder
 from mtlrun.tracking.console import display, result_table
 from mtlrun.tracking.files import write_json
 from mtlrun.tracking.tracker import Description, Tracker
-from mtlrun.toy.recipe import draw_toy
 from mtlrun.types import TaskInfo
 from mtlrun.weighting.base import GramianWeighting
 

@@ -177,6 +177,7 @@ def check_compatible(
                 "engine.accumulate=1, or gradients.at=parameters."
             )
     _check_alignment(weighting, chosen, architecture_name, model, settings)
+    _check_sparse(chosen, model, place)
     _check_memory(weighting, chosen, model, settings, place)
     _check_evaluation(weighting, chosen, select_on)
     if settings.get("rescale") == "norm" and place is None and not model.shared_parameters():
@@ -230,6 +231,19 @@ def _check_alignment(
                 f"{aligns}, one batch in each step, twice differentiated. "
                 f"{setting}={str(value).lower()} does not go with that: use {setting}="
                 f"{str(plain).lower()}, or another method."
+            )
+
+
+def _check_sparse(chosen: str, model: MultiTaskModel, place: Place | None) -> None:
+    """Refuse sparse gradients where rows of gradients are formed."""
+    if place is None:
+        return
+    for name, module in model.architecture.named_modules():
+        if getattr(module, "sparse", False) is True:
+            raise UserError(
+                f"{chosen} needs task gradients in full, and the layer {name} gives sparse ones. "
+                "Set sparse=False there, or choose a method that needs losses only (mtlrun list "
+                "weighting)."
             )
 
 

@@ -155,7 +155,7 @@ class GramianWeighting(Weighting):
     * ``batches = k``: k independent batches a step. :meth:`weights` gets the Gramian of all their
       rows, [k T, k T], batch after batch (so off-diagonal blocks are inner products across
       batches), and losses [k T]; it gives a weight for each row, [k T]. Heads get the mean of
-      their gradients over the batches.
+      their gradients over the batches with labels for the task.
     * ``lookahead``, with ``batches = 2``: the second batch's rows are taken after a plain gradient
       step on the first batch, theta - lr (w_1 g_1 + ... + w_T g_T), w by
       :meth:`lookahead_weights`, heads included in step, rows and Gramian. The parameters return to

@@ -4,8 +4,17 @@ import re
 from typing import Any
 
 import pytest
-from engine_toys import Given, GivenDirection, branched_model, mlp_model
+from engine_toys import (
+    WIDTH,
+    Given,
+    GivenDirection,
+    branched_model,
+    hps_model,
+    mlp_model,
+    toy_tasks,
+)
 from test_compatibility import Product, check, given, separate_model
+from torch import nn
 
 from mtlrun.engine.compatibility import check_rules, resolve_place
 from mtlrun.errors import UserError
@@ -225,3 +234,15 @@ def test_methods_that_look_at_the_evaluation() -> None:
     named = Comparing()
     named.baseline = "somewhere"
     check(weighting=named, place=None)
+
+
+def test_sparse_gradients_have_no_rows() -> None:
+    trunk = nn.Sequential(nn.EmbeddingBag(9, WIDTH, sparse=True))
+    model = hps_model(trunk, toy_tasks())
+    with refused(
+        "weighting=chosen needs task gradients in full, and the layer backbone.stages.0.0 gives "
+        "sparse ones. Set sparse=False there, or choose a method that needs losses only (mtlrun "
+        "list weighting)."
+    ):
+        check(model=model)
+    check(model=model, weighting=Equal(), place=None)

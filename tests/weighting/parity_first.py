@@ -1,5 +1,6 @@
 """Parity of the first methods: losses, GradNorm, MGDA, PCGrad, GradDrop."""
 
+import math
 import random
 
 import torch
@@ -27,8 +28,18 @@ def static() -> None:
 
 
 def uncertainty() -> None:
-    """The published form at its start. Training is in :func:`test_uncertainty_notebook`."""
+    """The published form at its start, and two steps of the paper's, the default, by hand.
+
+    With a gaussian, a classification and a laplace loss of 2 the gradients on s are -1/2, -3/2 and
+    -1/2 at s = 0. Training is in :func:`test_uncertainty_notebook`.
+    """
     first_step("uncertainty", "nash/uw", tolerance=1e-6, form="half")
+    drive = Drive(build("uncertainty", 3), 3)
+    drive.optimizer = torch.optim.SGD(drive.weighting.parameters(), lr=0.1)
+    identity = torch.eye(3, dtype=torch.float64)
+    for s in ([0.0, 0.0, 0.0], [0.05, 0.15, 0.05]):
+        expected = torch.tensor([math.exp(-s[0]) / 2, math.exp(-s[1]), math.exp(-s[2] / 2)])
+        close(drive.step(identity, 2 * identity.sum(dim=0)), expected, 1e-6)
 
 
 def dwa() -> None:
@@ -110,7 +121,7 @@ def graddrop() -> None:
 ROWS = [
     Row("equal", "AvivNavon/nash-mtl, vectors and 2-D toy", equal),
     Row("static", "AvivNavon/nash-mtl, vectors", static),
-    Row("uncertainty", "AvivNavon/nash-mtl, vectors", uncertainty),
+    Row("uncertainty", "AvivNavon/nash-mtl, vectors; the paper's form by hand", uncertainty),
     Row("dwa", "the rule of lorenmt/mtan by hand", dwa),
     Row("gradnorm", "brianlan/pytorch-grad-norm, toy of the paper", gradnorm),
     Row("mgda", "exact, and AvivNavon/nash-mtl, vectors and 2-D toy", mgda),

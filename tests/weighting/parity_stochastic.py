@@ -181,6 +181,8 @@ def moml() -> None:
         assert np.abs(gradient).min() > 0.4 * np.abs(gradient).max()  # the signs are certain
         expected = (before - 0.01 * torch.from_numpy(np.sign(gradient))).softmax(dim=0)
         close(show(method, [rows, after], 0, rate=0.05), expected, 1e-5)
+        found = method.adam.first.numpy() / (1 - 0.9)  # the gradient itself, as exact as the search
+        np.testing.assert_allclose(found, gradient, rtol=0, atol=0.02 * np.abs(gradient).max())
 
 
 ROWS = [

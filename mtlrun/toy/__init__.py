@@ -1,0 +1,1 @@
+"""``experiment=toy``: the paths of methods on a problem small enough to be drawn whole."""
