@@ -76,3 +76,12 @@ def test_the_readme_prints_the_example(path: Path) -> None:
     readme = (HERE.parent / "README.md").read_text()
     blocks = re.findall(r"```(?:python|yaml)\n(.*?)```", readme, flags=re.DOTALL)
     assert path.read_text() in blocks, f"README.md does not print {path.name} as it is"
+
+
+def test_the_readme_names_every_weighting() -> None:
+    readme = (HERE.parent / "README.md").read_text()
+    section = readme.split("## Weightings")[1].split("\n## ")[0]
+    table = [line for line in section.splitlines() if line.startswith("| ")]
+    configs = (HERE.parent / "configs" / "weighting").glob("*.yaml")
+    for name in sorted(path.stem for path in configs):
+        assert any(f"`{name}`" in line for line in table), name

@@ -142,7 +142,9 @@ def describe(choice: Choice, group: str) -> Description:
         needs, remark = remark[stated.end() :], ""
     seen = next((SEEN[name] for name in ancestors(target) if name in SEEN), "") if target else ""
     if seen:
-        needs = seen if seen == "losses" else f"{seen} ({needs or 'per-task gradients'})"
+        more = re.sub(r"^losses( only)?[,;]? ?", "", needs) if seen == "losses" else needs
+        more = more or ("" if seen == "losses" else "per-task gradients")
+        needs = f"{seen} ({more})" if more else seen
     return Description(text.strip().rstrip("."), paper[1] if paper else "", needs, remark)
 
 

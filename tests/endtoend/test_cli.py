@@ -34,7 +34,7 @@ def run_and_report_imports(*arguments: str) -> subprocess.CompletedProcess[str]:
             ["--help"],
             [
                 "mtlrun -m weighting=equal,mgda seed=0,1,2",
-                "weighting: dwa, equal",
+                "weighting: aligned_mtl, auto_lambda",
                 "epochs: 40",
                 "mtlrun --hydra-help",
             ],

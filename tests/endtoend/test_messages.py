@@ -17,7 +17,7 @@ Refused = Callable[..., str]
 
 BRIEF = ("epochs=1", "tracking.tensorboard=false")
 
-KNOWN_WEIGHTINGS = "Known: dwa, equal, "
+KNOWN_WEIGHTINGS = "Known: aligned_mtl, auto_lambda, cagrad, "
 FILES_OF_MNIST = "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, "
 
 
@@ -152,7 +152,7 @@ def test_verbs_refuse_as_well(refused: Refused) -> None:
         ),
         (
             "weighting=graddrop gradients.at=representation",
-            ["GradDrop combines the task gradients", "Use gradients.at=parameters."],
+            ["GradDrop combines task gradients entry by entry", "Use gradients.at=parameters."],
         ),
         ("gradients.every=2", ["gradients.every=2 has no effect: Equal balances by the losses"]),
         (
