@@ -60,11 +60,11 @@ def fair_weights(gramian: Tensor, power: float = 1.0, shares: Tensor | None = No
         return torch.from_numpy(weights)
     unit = to_unit(matrix[np.ix_(longer, longer)])
     # With y = |g| x for unit gradients C: C y = b y^-power, b = s^power |g|^(power - 1).
-    right = unit.lengths ** (power - 1)
+    logs = (power - 1) * np.log(unit.lengths)  # of b, which itself may be too large for a number
     if shares is not None:
-        right = right * shares.numpy()[longer] ** power
-    common = right.mean()
-    solution = _solve(unit.cosines, right / common, power) * common ** (1 / (1 + power))
+        logs += power * np.log(shares.numpy()[longer])
+    common = logs.max()
+    solution = _solve(unit.cosines, np.exp(logs - common), power) * np.exp(common / (1 + power))
     weights[longer] = solution / unit.lengths
     weights[~longer] = weights[longer].mean()
     return torch.from_numpy(weights)

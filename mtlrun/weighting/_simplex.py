@@ -1,13 +1,14 @@
 """Weights on the probability simplex that a method carries from step to step."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mtlrun.weighting.base import Weighting
-from mtlrun.weighting.solvers import SolverError
+from mtlrun.weighting.solvers import Array, SolverError
 
 
-def project_on_simplex(values: Tensor) -> Tensor:
+def project_on_simplex(values: Array) -> Array:
     """The nearest point with entries of 0 or more that sum to 1.
 
     That is max(values - c, 0) with the one c that makes the sum 1; sorted, the candidates for c are
@@ -22,14 +23,13 @@ def project_on_simplex(values: Tensor) -> Tensor:
     Raises:
         SolverError: values that are not finite.
     """
-    if not bool(values.isfinite().all()):
+    if not np.isfinite(values).all():
         raise SolverError("weights before their projection on the simplex are not finite")
     values = values - values.max()  # moves c alone, and keeps the sums below exact
-    ordered = values.sort(descending=True).values
-    counts = torch.arange(1, len(values) + 1, dtype=values.dtype)
-    offsets = (ordered.cumsum(0) - 1) / counts
-    kept = int((ordered > offsets).sum())
-    nearest = (values - offsets[kept - 1]).clamp(min=0)
+    ordered = np.sort(values)[::-1]
+    offsets = (ordered.cumsum() - 1) / np.arange(1, len(values) + 1)
+    kept = np.count_nonzero(ordered > offsets)
+    nearest: Array = np.maximum(values - offsets[kept - 1], 0.0)
     return nearest / nearest.sum()
 
 

@@ -78,6 +78,6 @@ class MoCo(GramianWeighting):
         gamma = self.gamma / (self.step.step + 1) ** self.gamma_decay
         ridge = self.rho * torch.eye(len(losses), dtype=torch.float64)
         gradient = (gramian + ridge) @ shares.values
-        moved = project_on_simplex(shares.values - gamma * gradient)
+        moved = torch.from_numpy(project_on_simplex((shares.values - gamma * gradient).numpy()))
         shares.move(moved)
         return moved

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from mtlrun.weighting._settings import REDUCTIONS, check_choice, check_not_negative
@@ -62,6 +63,8 @@ class MoDo(GramianWeighting):
         shares = Shares(self, self.shares)
         tasks = len(losses) // self.batches
         gradient = gramian[:tasks, tasks:] @ shares.values + self.rho * shares.values
-        moved = project_on_simplex(shares.values - self.gamma * gradient)
+        moved = torch.from_numpy(
+            project_on_simplex((shares.values - self.gamma * gradient).numpy())
+        )
         shares.move(moved)
         return (moved if self.reduction == "sum" else moved / 2).repeat(2)

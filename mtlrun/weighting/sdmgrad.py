@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from mtlrun.weighting._settings import (
 )
 from mtlrun.weighting._simplex import Shares, equal_shares, project_on_simplex
 from mtlrun.weighting.base import GramianWeighting, TaskInfo
+from mtlrun.weighting.solvers import Array
 
 Sampling = Literal["three", "last"]
 SAMPLINGS: tuple[Sampling, ...] = ("three", "last")
@@ -95,7 +97,9 @@ class SDMGrad(GramianWeighting):
         tasks = len(losses) // self.batches
         second, last = slice(tasks, 2 * tasks), slice(2 * tasks, 3 * tasks)
         products = gramian[last if self.sampling == "last" else second, last]
-        moved = self._descend(_normalised(products), shares.values)
+        moved = torch.from_numpy(
+            self._descend(_normalised(products).numpy(), shares.values.numpy())
+        )
         shares.move(moved)
         weights = torch.zeros_like(losses)
         combined = (moved + self.pull / tasks) / (1 + self.pull)
@@ -103,9 +107,9 @@ class SDMGrad(GramianWeighting):
         weights[used] = combined if self.reduction == "mean" else tasks * combined
         return weights
 
-    def _descend(self, products: Tensor, weights: Tensor) -> Tensor:
+    def _descend(self, products: Array, weights: Array) -> Array:
         """The weights w after this step's iterations, [T]."""
-        velocity = torch.zeros_like(weights)
+        velocity = np.zeros_like(weights)
         for _ in range(self.steps):
             gradient = products @ (weights + self.pull / len(weights))
             velocity = self.momentum * velocity + gradient
