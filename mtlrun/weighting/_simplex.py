@@ -30,7 +30,8 @@ def project_on_simplex(values: Array) -> Array:
     offsets = (ordered.cumsum() - 1) / np.arange(1, len(values) + 1)
     kept = np.count_nonzero(ordered > offsets)
     nearest: Array = np.maximum(values - offsets[kept - 1], 0.0)
-    return nearest / nearest.sum()
+    nearest /= nearest.sum()
+    return nearest
 
 
 class Shares:
