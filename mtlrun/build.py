@@ -1,6 +1,7 @@
 """From configuration to parts. The only caller of ``hydra.utils.instantiate``."""
 
 import inspect
+import math
 import pydoc
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -293,9 +294,24 @@ def weighting(config: Config, infos: Sequence[TaskInfo], network: MultiTaskModel
         "layers": len(network.shared_layers()),
         "channels": network.architecture.out_channels(network.tasks[0]),
     }
-    method: Weighting = component(config.weighting, "weighting", Weighting, **facts)
+    method = bare_weighting(config.weighting, "weighting", **facts)
     network.attach(method.adapters())
     return method
+
+
+def bare_weighting(settings: Settings, where: str, **facts: Any) -> Weighting:
+    """A weighting by itself, see :func:`component`.
+
+    Raises:
+        UserError: the settings do not fit the class; its own learning rate is of no use.
+    """
+    made: Weighting = component(settings, where, Weighting, **facts)
+    rate = made.learning_rate
+    if rate is not None and not (isinstance(rate, int | float) and 0 < rate < math.inf):
+        raise UserError(
+            f"{where}.learning_rate={rate}: use a number above 0, or null for the network's."
+        )
+    return made
 
 
 def sampler(config: Config, tasks: Mapping[str, Task]) -> Sampler:

@@ -22,6 +22,7 @@ from mtlrun.models.heads.linear import LinearHead
 from mtlrun.models.heads.mlp import MLPHead
 from mtlrun.models.model import MultiTaskModel
 from mtlrun.sampling.joint import Joint
+from mtlrun.weighting.rotograd import Rotation
 from mtlrun.weighting.uncertainty import Uncertainty
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -399,6 +400,22 @@ def test_a_methods_parameters_follow_the_networks_rate_or_have_their_own() -> No
     assert (own["lr"], own["weight_decay"]) == (0.002, 0.0)
     _, own = optimizer_of(config_of(*overrides, "weighting.learning_rate=0.5")).param_groups
     assert own["lr"] == 0.5
+
+
+def test_a_methods_layers_are_part_of_the_network() -> None:
+    config = config_of("weighting=rotograd", "weighting.size=2")
+    dataset, tasks = build.dataset_and_tasks(config)
+    model = build.model(config, dataset, tasks)
+    method = build.weighting(config, build.task_infos(dataset, tasks), model)
+    found = [module for module in model.modules() if isinstance(module, Rotation)]
+    assert found == list(method.adapters().values())
+    assert len(found) == len(tasks)
+
+
+@pytest.mark.parametrize("rate", ["0", "-0.1", ".inf", "fast"])
+def test_a_learning_rate_of_no_use_is_refused(rate: str) -> None:
+    with pytest.raises(UserError, match=r"^weighting\.learning_rate=.*: use a number above 0, or "):
+        optimizer_of(config_of("weighting=great", f"weighting.learning_rate={rate}"))
 
 
 def test_a_network_with_nothing_to_train_is_refused() -> None:

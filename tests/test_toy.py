@@ -1,6 +1,7 @@
 """``experiment=toy``: its problem, walks through the engine, the command and the picture."""
 
 import csv
+import io
 import json
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from mtlrun.analysis.runs import run_folders
 from mtlrun.cli import run_command
 from mtlrun.config import ToyConfig
 from mtlrun.errors import UserError
+from mtlrun.toy import recipe
 from mtlrun.toy.problem import Problem
 from mtlrun.toy.settings import complete
 from mtlrun.toy.walk import STEPS_PER_EPOCH, Walk, Walker, walk
@@ -172,8 +174,9 @@ def test_methods_see_epochs_and_may_refuse_to_go_on() -> None:
     assert found.stopped == "Two are enough."
     assert found.steps[-1] == 2 * STEPS_PER_EPOCH
     assert [len(means) for means in weighting.seen] == [0, 1, 2]
-    every = walk(SCALED, Equal, STEEP, Walker(50, learning_rate=1e-2)).losses
-    np.testing.assert_allclose(weighting.seen[1][0], every[:50].mean(axis=0), rtol=1e-5)
+    every = walk(SCALED, Equal, STEEP, Walker(100, learning_rate=1e-2)).losses
+    means = every[:100].reshape(2, 50, 2).mean(axis=1)
+    np.testing.assert_allclose(torch.stack(weighting.seen[2]), means, rtol=1e-5)
 
 
 def test_methods_of_several_batches_and_solvers_without_an_answer() -> None:
@@ -229,10 +232,12 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     np.testing.assert_allclose(found, [*expected.end, *expected.losses[-1]], rtol=1e-6)
 
     with Image.open(folder / "toy.png") as picture:
-        pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3).astype(int)
-    colourful = pixels.max(axis=1) - pixels.min(axis=1) > 100  # a path, over a grey landscape
-    assert colourful.sum() > 500
-    assert len(np.unique(pixels, axis=0)) > 100
+        pixels = np.asarray(picture.convert("RGB")).astype(int)
+    colourful = pixels.max(axis=2) - pixels.min(axis=2) > 100  # a path, over a grey landscape
+    height = len(pixels)
+    assert colourful[: height // 2].sum() > 50
+    assert colourful[height // 2 : height * 9 // 10].sum() > 150  # above the legend
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 100
 
     events = EventAccumulator(str(folder), size_guidance={"images": 0, "scalars": 0}).Reload()
     assert [(image.width, image.height) for image in events.Images("toy")] == [picture.size]
@@ -249,6 +254,32 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     after = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
     assert before == after
     assert list(run_folders(tmp_path / "outputs")) == []  # nothing for mtlrun compare
+
+
+def test_one_that_was_stopped_starts_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When all but the result is written: afterwards TensorBoard shows nothing twice."""
+    dot = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(dot, "PNG")
+    monkeypatch.setattr(recipe, "draw", lambda problem, walks: dot.getvalue())
+
+    def stop(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    arguments = ["experiment=toy", "toy.weightings=[mgda,great]", "toy.starts=[[9,9]]"]
+    arguments += ["toy.steps=6", "toy.record_every=2"]
+    with monkeypatch.context() as patch:
+        patch.setattr(recipe, "write_json", stop)
+        assert run_command([*arguments, "study=stopped"]) != 0
+    stopped, whole = (tmp_path / "outputs" / study / "toy" for study in ("stopped", "whole"))
+    (folder,) = stopped.iterdir()
+    assert (folder / "trajectories.csv").exists()
+    assert not (folder / "toy.json").exists()
+    assert run_command([*arguments, "study=stopped"]) == 0
+    assert run_command([*arguments, "study=whole"]) == 0
+    (other,) = whole.iterdir()
+    found, wanted = ((at / "trajectories.csv").read_bytes() for at in (folder, other))
+    assert found == wanted
+    assert len(list(folder.glob("events.*"))) == 1
 
 
 def test_the_recipe_names_methods_that_there_are_and_bounds_of_its_losses() -> None:
@@ -284,6 +315,14 @@ def test_the_recipe_names_methods_that_there_are_and_bounds_of_its_losses() -> N
         (
             "experiment=toy toy.weightings=[mgda,pivrg]",
             ["toy.weightings: pivrg looks at validation metrics, and the toy has none."],
+        ),
+        (
+            "experiment=toy toy.weightings=[mgda,rotograd]",
+            ["toy.weightings: rotograd puts layers between the features and the heads, "],
+        ),
+        (
+            "experiment=toy toy.weightings=[mgda,great] toy.settings.great.learning_rate=-1",
+            ["toy.settings.great.learning_rate=-1: use a number above 0, or null for the network"],
         ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -229,13 +229,16 @@ def summed_own(
 
 def own_products(own: Sequence[OwnGradients]) -> Tensor:
     """Inner products of gradients on parameters of single tasks, [rows, rows], float64."""
+    of_parameter: dict[nn.Parameter, dict[int, Tensor]] = {}
+    for row, gradients in enumerate(own):
+        for parameter, gradient in gradients.items():
+            of_parameter.setdefault(parameter, {})[row] = gradient.flatten()
     products = torch.zeros(len(own), len(own), dtype=torch.float64)
-    for one, first in enumerate(own):
-        for two, second in enumerate(own):
-            for parameter, gradient in first.items():
-                if parameter in second:
-                    flat = gradient.flatten().double(), second[parameter].flatten().double()
-                    products[one, two] += (flat[0] @ flat[1]).cpu()
+    for parameter, held in of_parameter.items():
+        products = products.to(parameter.device)  # read back once, by the caller
+        flat, rows = torch.stack(list(held.values())).double(), list(held)
+        for row, of_row in zip(rows, flat @ flat.T, strict=True):
+            products[row, rows] += of_row
     return products
 
 

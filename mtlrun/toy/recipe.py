@@ -16,8 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
-from mtlrun import __version__
-from mtlrun.build import component
+from mtlrun import __version__, build
 from mtlrun.config import Config, ToyConfig
 from mtlrun.durable import replace_file
 from mtlrun.engine.device import cpu_threads
@@ -107,8 +106,7 @@ def _walk_all(
 def _method(toy: ToyConfig, name: str, seed: int) -> Weighting:
     seed_global(seed, "init", "weighting")
     facts = {"tasks": INFOS, "layers": 1, "channels": 2}
-    made: Weighting = component(toy.settings[name], f"toy.settings.{name}", Weighting, **facts)
-    return made
+    return build.bare_weighting(toy.settings[name], f"toy.settings.{name}", **facts)
 
 
 def _check(name: str, weighting: Weighting) -> None:

@@ -13,6 +13,7 @@ from mtlrun.weighting.solvers import (
     SolverError,
     finite,
     min_norm_point,
+    square_root,
 )
 
 NARROW = 1e-14
@@ -42,7 +43,7 @@ def pulled_min_norm_point(cosines: Tensor, along: Tensor, pull: float) -> Tensor
     Raises:
         SolverError: numbers that are not finite, or no convergence.
     """
-    products, near = finite(cosines), finite(along)
+    products, near = _consistent(finite(cosines), finite(along))
     if not 0 < pull < np.inf:
         raise SolverError("the gradient of the constraint is not finite")
     steepness = max(1.0, pull)  # s
@@ -58,7 +59,7 @@ def pulled_min_norm_point(cosines: Tensor, along: Tensor, pull: float) -> Tensor
     def reached(k: float) -> float:
         return float(shares_at(k) @ near)
 
-    shares = min_norm_point(cosines).numpy()
+    shares = min_norm_point(torch.from_numpy(products)).numpy()
     if shares @ near >= pull:
         return _checked(shares, orthogonal, near, 2 * float(shares @ near))
     if reached(pull - lag) >= pull:  # c = pull; then pull is at most 1, and s is 1
@@ -69,6 +70,16 @@ def pulled_min_norm_point(cosines: Tensor, along: Tensor, pull: float) -> Tensor
         k = _root(lambda k: reached(k) - k - lag, float(near.min()) - lag, highest - lag)
         slope = pull
     return _checked(shares_at(k), orthogonal, near, slope)
+
+
+def _consistent(cosines: Array, along: Array) -> tuple[Array, Array]:
+    """Products of the u_i, and of these with e, of vectors that there are.
+
+    Float32 gradients give a Gramian that may be a little indefinite, and then nothing is shortest.
+    """
+    root = square_root(np.block([[cosines, along[:, None]], [along, 1.0]]))
+    products: Array = root.T @ root
+    return products[:-1, :-1], products[:-1, -1] / np.sqrt(products[-1, -1])
 
 
 def _root(function: Callable[[float], float], low: float, high: float) -> float:

@@ -71,9 +71,11 @@ def fair_weights(gramian: Tensor, power: float = 1.0, shares: Tensor | None = No
 
 
 def _solve(cosines: Array, right: Array, power: float) -> Array:
-    """The x > 0 with C x = b x^-power."""
+    """The x > 0 with C x = b x^-power, for 0 <= b <= 1."""
+    if right.min() == 0:
+        raise SolverError("fair task weights differ too much for double precision")
     ridge = RIDGE * np.eye(len(cosines))
-    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # found by the solver
+    with np.errstate(over="ignore"):  # a curvature may be too large for a number: x stays there
         solution = _newton(cosines + ridge, right, power)
         if solution is None:  # perhaps rounding made the Gramian a little indefinite
             root = square_root(cosines)

@@ -44,6 +44,16 @@ def check_not_negative(**settings: float) -> None:
             raise ValueError(f"{setting}={value}: must be a number, 0 or more")
 
 
+def check_whole(setting: str, value: int, least: int) -> None:
+    """Refuse what is not a whole number of at least ``least``.
+
+    Raises:
+        ValueError: names the setting and the value.
+    """
+    if not (isinstance(value, int) and value >= least):
+        raise ValueError(f"{setting}={value}: must be a whole number of {least} or more")
+
+
 def per_task(
     setting: str,
     values: Mapping[str, float],

@@ -1,11 +1,10 @@
 """Conflict-averse gradient descent."""
 
-import math
 from typing import Literal
 
 from torch import Tensor
 
-from mtlrun.weighting._settings import REDUCTIONS, check_choice
+from mtlrun.weighting._settings import REDUCTIONS, check_choice, check_not_negative
 from mtlrun.weighting._worst_task import worst_task_weights
 from mtlrun.weighting.base import GramianWeighting
 
@@ -50,8 +49,7 @@ class CAGrad(GramianWeighting):
         reduction: Literal["sum", "mean"] = "mean",
     ) -> None:
         super().__init__()
-        if not (math.isfinite(c) and c >= 0):
-            raise ValueError(f"c={c}: must be a number, 0 or more")
+        check_not_negative(c=c)
         check_choice("rescale", rescale, RESCALES)
         check_choice("reduction", reduction, REDUCTIONS)
         self.c = c

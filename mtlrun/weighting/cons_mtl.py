@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from mtlrun.weighting._settings import per_task
+from mtlrun.weighting._settings import check_not_negative, per_task
 from mtlrun.weighting.base import TaskInfo
 from mtlrun.weighting.fairgrad import FairGrad
 
@@ -54,8 +54,7 @@ class ConsMTL(FairGrad):
         tasks: Sequence[TaskInfo],
     ) -> None:
         super().__init__(alpha, multiply_by_tasks)
-        if not 0 <= strength < float("inf"):
-            raise ValueError(f"strength={strength}: must be a number, 0 or more")
+        check_not_negative(strength=strength)
         self.strength = strength
         if not isinstance(clip, Mapping):
             clip = {task.name: clip for task in tasks}

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mtlrun.weighting._adam import Adam
 from mtlrun.weighting._constrained import pulled_min_norm_point
-from mtlrun.weighting._settings import check_positive
+from mtlrun.weighting._settings import check_positive, check_whole
 from mtlrun.weighting._simplex import Shares, equal_shares
 from mtlrun.weighting.base import GramianWeighting, TaskInfo
 from mtlrun.weighting.solvers import SMALLEST_RATIO, SolverError, min_norm_point
@@ -103,8 +103,7 @@ class FORUM(GramianWeighting):
         check_positive("rho", rho)
         check_positive("inner_learning_rate", inner_learning_rate)
         check_positive("learning_rate", learning_rate)
-        if not (isinstance(inner_steps, int) and inner_steps >= 1):
-            raise ValueError(f"inner_steps={inner_steps}: must be a whole number of 1 or more")
+        check_whole("inner_steps", inner_steps, 1)
         self.rho = rho
         self.inner_steps = inner_steps
         self.inner_learning_rate = inner_learning_rate
@@ -127,7 +126,7 @@ class FORUM(GramianWeighting):
         multiplier = 0.0  # nu
         if parts.square > 0:
             multiplier = max(self.rho - float(averaged @ parts.products) / parts.square, 0.0)
-        self._move_logits(multiplier * parts.by_logits)
+        self.adam.move(self, self.logits, multiplier * parts.by_logits)
         return torch.cat([multiplier * task_weights, averaged / parts.lengths])
 
     def _parts(self, gramian: Tensor, losses: Tensor, task_weights: Tensor) -> _Parts:
@@ -157,10 +156,3 @@ class FORUM(GramianWeighting):
         length = parts.square**0.5
         along = (parts.products / length).clamp(-1, 1)
         return pulled_min_norm_point(parts.cosines, along, self.rho * length)
-
-    def _move_logits(self, gradient: Tensor) -> None:
-        whole = torch.zeros_like(self.logits)
-        self.put(whole, gradient)
-        moved = self.logits.clone()
-        self.adam.step(moved, whole)
-        self.put(self.logits, self.pick(moved))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mtlrun.errors import UserError
-from mtlrun.weighting._settings import check_choice
+from mtlrun.weighting._settings import check_choice, check_not_negative
 from mtlrun.weighting.base import GramianWeighting, TaskInfo
 
 SMALLEST_WEIGHT = 1e-3
@@ -65,8 +65,7 @@ class GradNorm(GramianWeighting):
     ) -> None:
         super().__init__()
         check_choice("initial_loss", initial_loss, ("first", "theory"))
-        if alpha < 0:
-            raise ValueError(f"alpha={alpha}: must be 0 or more")
+        check_not_negative(alpha=alpha)
         self.alpha = alpha
         self.learning_rate = learning_rate
         self.task_weights = nn.Parameter(torch.ones(len(tasks), dtype=torch.float64))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mtlrun.weighting._absent import KeepsAbsent
-from mtlrun.weighting._settings import check_positive
+from mtlrun.weighting._settings import check_positive, check_whole
 from mtlrun.weighting.base import JacobianWeighting, TaskInfo
 
 SMALLEST_SCALE = 1e-3
@@ -68,7 +68,7 @@ class Great(KeepsAbsent, JacobianWeighting):
         channels: int,
     ) -> None:
         super().__init__()
-        check_positive("hidden", hidden)
+        check_whole("hidden", hidden, 1)
         check_positive("strength", strength)
         self.strength = strength
         self.learning_rate = learning_rate

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mtlrun.weighting._absent import KeepsAbsent
+from mtlrun.weighting._settings import check_whole
 from mtlrun.weighting.base import JacobianWeighting, TaskInfo
 
 
@@ -66,7 +67,8 @@ class RotoGrad(KeepsAbsent, JacobianWeighting):
         channels: of the representation.
 
     Raises:
-        ValueError: a size below 2 or above the number of channels.
+        ValueError: a size below 2 or above the number of channels; a burn_in that is no whole
+            number, or below 0.
     """
 
     place = "representation"
@@ -91,8 +93,7 @@ class RotoGrad(KeepsAbsent, JacobianWeighting):
                 f"size={size}: must be 2 or more, and at most {channels}, the channels of the "
                 "representation"
             )
-        if burn_in < 0:
-            raise ValueError(f"burn_in={burn_in}: must be 0 or more")
+        check_whole("burn_in", burn_in, 0)
         self.size = size
         self.burn_in = burn_in
         self.learning_rate = learning_rate

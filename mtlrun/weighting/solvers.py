@@ -181,8 +181,6 @@ def _multipliers(unit: Unit, combinations: Array) -> Array:
     for row in np.flatnonzero(conflicting):
         start = root @ combinations[row]
         length = np.sqrt(start @ start)
-        if length == 0:
-            continue
         added = least_squares(root, -start / length)
         products = root.T @ (start / length + root @ added)
         _check_projection(products, added)

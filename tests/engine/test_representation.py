@@ -229,15 +229,20 @@ def test_without_weights_there_is_no_alignment() -> None:
 SETTINGS = {"accumulate": 1, "amp": "none", "every": 1, "compile": False}
 
 
-def check(model: MultiTaskModel, **settings: object) -> None:
+def check(
+    model: MultiTaskModel,
+    weighting: Weighting | None = None,
+    place: Place = "parameters",
+    **settings: object,
+) -> None:
     check_compatible(
-        weighting=ConsMTL(tasks=task_infos(toy_tasks())),
-        weighting_name="cons_mtl",
+        weighting=weighting or ConsMTL(tasks=task_infos(toy_tasks())),
+        weighting_name="chosen",
         architecture_name="built",
         sampler_name="joint",
         model=model,
         sampler=Joint(tasks=NAMES),
-        place="parameters",
+        place=place,
         device=torch.device("cpu"),
         settings={**SETTINGS, **settings},
     )
@@ -254,6 +259,18 @@ def test_what_stands_in_the_way_of_alignment_is_refused() -> None:
     ):
         with pytest.raises(UserError, match=advice):
             check(mlp_model()[0], **{setting: value})
+
+
+@pytest.mark.parametrize("make", [RotoGrad, Great])
+def test_methods_at_the_representation_need_one(make: type[RotoGrad | Great]) -> None:
+    for model in (mlp_model()[0], branched_model()[0]):
+        weighting = make(tasks=task_infos(toy_tasks()), channels=WIDTH)
+        model.attach(weighting.adapters())
+        if model.architecture.one_representation:
+            check(model, weighting, "representation")
+            continue
+        with pytest.raises(UserError, match=r"one tensor .* architecture=built on this dataset"):
+            check(model, weighting, "representation")
 
 
 # -- adapters -------------------------------------------------------------------------------------

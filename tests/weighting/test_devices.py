@@ -7,7 +7,7 @@ so does mixing them with tensors on the CPU.
 import pytest
 import torch
 from torch import Tensor
-from weighting_driver import build, configured, read_config
+from weighting_driver import Drive, build, configured, random_problem, read_config
 
 from mtlrun.weighting._adam import Adam
 from mtlrun.weighting.base import JacobianWeighting, LossWeighting, StepInfo, Weighting
@@ -28,6 +28,7 @@ def show(weighting: Weighting, present: tuple[int, ...]) -> None:
             weighting.reevaluated(torch.ones(len(present), device="meta"))
     else:
         assert isinstance(weighting, JacobianWeighting)
+        weighting.representation = torch.ones(4, 2, device="meta")
         jacobian = torch.ones(len(present), 8, device="meta")
         weighting.direction(jacobian, torch.ones(len(present), device="meta"))
     weighting.after_step()
@@ -37,6 +38,17 @@ def show(weighting: Weighting, present: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("name", [*(n for n in LOSS_METHODS if n != WAITS), "excess_mtl"])
 def test_a_step_stays_on_the_device(name: str, present: tuple[int, ...]) -> None:
     show(build(name, 3).to("meta"), present)
+
+
+@pytest.mark.parametrize("present", [(0, 1, 2), (0, 2)])
+@pytest.mark.parametrize("name", ["great", "rotograd"])
+def test_methods_at_the_representation_do_too(name: str, present: tuple[int, ...]) -> None:
+    """After their first step, which may look whether it is the first."""
+    weighting = build(name, 3)
+    Drive(weighting, 3).step(*random_problem(3, 8))
+    for adapter in weighting.adapters().values():  # part of the network
+        adapter.to("meta")
+    show(weighting.to("meta"), present)
 
 
 def test_the_one_that_waits_says_so() -> None:

@@ -9,6 +9,7 @@ from mtlrun.weighting import _fairness
 from mtlrun.weighting._fairness import fair_weights
 from mtlrun.weighting.solvers import SolverError
 
+pytestmark = pytest.mark.filterwarnings("error")
 POWERS = [0.1, 0.5, 1.0, 2.0]
 
 
@@ -38,7 +39,7 @@ def test_forty_tasks(power: float) -> None:
     assert residual(gramian, fair_weights(gramian, power), power) < 1e-6
 
 
-@pytest.mark.parametrize("power", POWERS)
+@pytest.mark.parametrize("power", [*POWERS, 10.0])
 @pytest.mark.parametrize("scale", [1e-100, 1e-12, 1e12, 1e100])
 def test_scales_as_the_equation_does(power: float, scale: float) -> None:
     """G -> s G makes x -> s^(-1 / (1 + power)) x."""
@@ -87,6 +88,17 @@ def test_a_gramian_of_float32_noise_does_no_harm() -> None:
         noise, _ = random_problem(6, 6, seed + 1)
         gramian = jacobian @ jacobian.T + 1e-6 * (noise + noise.T)
         assert fair_weights(gramian).isfinite().all()
+
+
+def test_lengths_far_apart() -> None:
+    """FairGrad's x = |g|^(-2 alpha / (1 + alpha)) for orthogonal gradients, down to alpha = 0.1."""
+    lengths = torch.tensor([1e-40, 1e-35, 1e-30], dtype=torch.float64)
+    for power in (1 / 20, 1.0, 10.0):
+        expected = lengths ** (-2 / (1 + power))
+        found = fair_weights(torch.diag(lengths**2), power)
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+    with pytest.raises(SolverError, match="differ too much"):
+        fair_weights(torch.diag(lengths**2), 100.0)
 
 
 def test_failures_are_errors(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,6 +55,19 @@ def test_as_good_as_the_best_set_of_constraints() -> None:
         np.testing.assert_allclose(found.numpy() @ rows, best @ rows, atol=1e-6)
 
 
+def test_products_of_float32_gradients() -> None:
+    """More of them than parameters: rounding makes many of their Gramians indefinite."""
+    for seed in range(20):
+        rows = torch.randn(5, 3, generator=torch.Generator().manual_seed(seed))
+        units = rows / rows.norm(dim=1, keepdim=True)
+        cosines, along = (units @ units.T).double(), -units[:, 0].double()
+        for pull in (0.01, 0.1, 1.0):
+            shares = pulled_min_norm_point(cosines, along, pull)
+            best = problem_11(units.double().numpy(), np.array([-pull, 0, 0]), 1.0)[:5]
+            found = [part @ units.double().numpy() for part in (shares.numpy(), best)]
+            np.testing.assert_allclose(*found, atol=1e-4)
+
+
 def test_numbers_that_are_not_finite() -> None:
     cosines, along = two_units(0.5)
     for wrong in (torch.inf, torch.nan):

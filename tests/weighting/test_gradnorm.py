@@ -128,7 +128,7 @@ def test_what_it_asks_of_the_engine() -> None:
 
 
 def test_wrong_settings() -> None:
-    with pytest.raises(ValueError, match="alpha=-1: must be 0 or more"):
+    with pytest.raises(ValueError, match="alpha=-1: must be a number, 0 or more"):
         GradNorm(-1, tasks=task_infos(2))
     with pytest.raises(ValueError, match="initial_loss='last': choose one of first, theory"):
         GradNorm(initial_loss="last", tasks=task_infos(2))

@@ -65,6 +65,20 @@ def test_maps_have_one_scale_a_channel() -> None:
     torch.testing.assert_close(direction.float(), expected)
 
 
+def test_the_auxiliary_network_looks_at_each_position_of_a_map() -> None:
+    """Opposed gradients at two positions: their mean is 0, and tells nothing."""
+    weighting = great(2, strength=1e-30)
+    drive = Drive(weighting, 2, 0.02)
+    drive.weighting.sees_representation = False  # it has one
+    weighting.representation = torch.ones(16, 2, 1, 2)
+    accuracy = []
+    for step in range(60):
+        one = unlike_gradients(step, rows=16).view(2, 16, 2, 1, 1)
+        drive.step(torch.cat([one, -one], dim=-1).flatten(1), torch.ones(2))
+        accuracy.append(weighting.auxiliary_accuracy.item())
+    assert sum(accuracy[-20:]) / 20 > 0.8
+
+
 def test_the_auxiliary_network_does_not_see_the_scale_of_the_losses() -> None:
     found = []
     for factor in (1e-6, 1.0, 1e6):
@@ -94,7 +108,8 @@ def test_scales_stay_positive_and_absent_tasks_keep_theirs() -> None:
 
 
 def test_wrong_settings() -> None:
-    with pytest.raises(ValueError, match="hidden=0: must be a number greater than 0"):
-        great(2, hidden=0)
+    for hidden in (0, 1.5):
+        with pytest.raises(ValueError, match=f"hidden={hidden}: must be a whole number of 1 or"):
+            great(2, hidden=hidden)
     with pytest.raises(ValueError, match="strength=-1: must be a number greater than 0"):
         great(2, strength=-1)

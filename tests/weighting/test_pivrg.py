@@ -76,9 +76,17 @@ def test_scores_are_in_the_checkpoint() -> None:
     assert torch.equal(resumed.scores, weighting.scores)
 
 
+def test_multiplying_counts_the_tasks_of_the_step() -> None:
+    jacobian, losses = random_problem(2, 5)
+    plain = Drive(evaluated(-5.0, 3.0, -12.0), 3).step(jacobian, losses, (0, 2))
+    changed = evaluated(-5.0, 3.0, -12.0, multiply_by_tasks=True)
+    torch.testing.assert_close(Drive(changed, 3).step(jacobian, losses, (0, 2)), 2 * plain)
+
+
 def test_names_its_baseline_and_looks_at_evaluations() -> None:
     weighting = PIVRG("outputs/single", tasks=task_infos(2))
     assert weighting.baseline == "outputs/single"
+    assert weighting.needs_baseline
     assert weighting.uses_evaluation
     assert weighting.heads == "unweighted"
 

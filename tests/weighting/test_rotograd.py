@@ -91,5 +91,6 @@ def test_wrong_settings() -> None:
     for size, channels in ((1, 4), (5, 4), (None, 1)):
         with pytest.raises(ValueError, match=r"size=.: must be 2 or more, and at most ., the chan"):
             rotograd(2, channels, size=size)
-    with pytest.raises(ValueError, match="burn_in=-1: must be 0 or more"):
-        rotograd(2, burn_in=-1)
+    for burn_in in (-1, 2.5):
+        with pytest.raises(ValueError, match=f"burn_in={burn_in}: must be a whole number of 0 or"):
+            rotograd(2, burn_in=burn_in)
