@@ -19,10 +19,9 @@ class UPGrad(GramianWeighting):
         d = (1 / T) sum_i p_i,   p_i = the p nearest to g_i with g_t . p >= 0 for all t.
 
     p_i = v_1 g_1 + ... + v_T g_T with the v >= e_i of least v' G v (arXiv 2406.16232, eq. 3 and
-    proposition 1). Where no
-    gradients conflict it is the mean gradient; it is 0 where a combination of all gradients with
-    positive weights is. Scaling one loss scales its own share of d and changes no other's. Heads
-    train on the plain losses.
+    proposition 1). Where no gradients conflict it is the mean gradient; it is 0 where a combination
+    of all gradients with positive weights is. Scaling one loss scales its own share of d and
+    changes no other's. Heads train on the plain losses.
 
     Published code departs: TorchJD adds 1e-4 of the Gramian's trace to its diagonal, which leaves a
     little conflict, and takes the mean gradient where that trace is below 1e-4; here the
