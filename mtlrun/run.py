@@ -28,7 +28,6 @@ from mtlrun.engine.ledger import loss_ratio
 from mtlrun.engine.loader import Placement, TrainLoader
 from mtlrun.engine.step import TrainingStep
 from mtlrun.errors import UserError
-from mtlrun.toy.recipe import draw_toy
 from mtlrun.tracking import folder as run_folder
 from mtlrun.tracking.console import display, result_table
 from mtlrun.tracking.files import write_json
@@ -70,6 +69,8 @@ def run(config: Config, folder: Path, labels: Labels, console: Console) -> Resul
     with run_folder.locked(folder), _log_file(folder) as log, _full_disk_explained(folder):
         validate(config)
         if config.toy is not None:
+            from mtlrun.toy.recipe import draw_toy  # other runs need not load what it draws with
+
             return draw_toy(config, config.toy, folder, console)
         run_folder.claim(folder, asdict(config), WITHOUT_EFFECT)
         result = run_folder.finished(folder)
@@ -159,7 +160,7 @@ def _build_parts(
         tasks,
         sampler,
         batch_size=config.batch_size,
-        accumulate=config.engine.accumulate * getattr(weighting, "batches", 1),
+        accumulate=config.engine.accumulate * weighting.batches,
         seed=config.seed,
         placement=placement,
         workers=config.engine.workers,
@@ -265,7 +266,7 @@ def _result(
         "tasks": tasks,
         "steps": engine.steps,
         "skipped_steps": ledger.skipped,
-        "solver_failures": getattr(parts.step.backward, "failures", 0),
+        "solver_failures": parts.step.backward.failures,
         "seconds": engine.seconds,
         "examples_per_second": engine.steps * parts.loader.rows_per_step / engine.seconds,
         "peak_memory_mib": _peak_memory_mib(parts.placement.device),

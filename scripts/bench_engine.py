@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from bench_measure import Stopwatch, over
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from rich.console import Console
@@ -187,21 +188,8 @@ def train_loader(config: Config, dataset: Dataset, tasks: Mapping[str, Task]) ->
 
 def ratios(first: Step, second: Step, rounds: int, steps: int) -> list[float]:
     """Time of ``first`` by that of ``second``, in turn, a ratio a round; the order alternates."""
-    clock = {first: 0.0, second: 0.0}
-    number = 0
-    for step in (first, second):
-        for _ in range(3):
-            step(number)
-    found = []
-    for round_ in range(rounds):
-        for step in (first, second) if round_ % 2 == 0 else (second, first):
-            began = time.perf_counter()
-            for offset in range(steps):
-                step(number + offset)
-            clock[step] = time.perf_counter() - began
-        number += steps
-        found.append(clock[first] / clock[second])
-    return found
+    times = Stopwatch("wall", rounds).seconds({"first": first, "second": second}, steps)
+    return over(times["first"], times["second"])
 
 
 class PerSample(TorchDataset[tuple[Tensor, Tensor, Tensor]]):

@@ -1,5 +1,7 @@
 """Lets the gradient engine serve a method that sees losses only."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -26,7 +28,17 @@ class LossesAsGramian(GramianWeighting):
         state = [*self.inner.parameters(), *self.inner.buffers()]
         device = state[0].device if state else losses.device
         with torch.enable_grad():
-            leaves = [loss.float().to(device).requires_grad_() for loss in losses]
-            self.inner.objective(leaves).backward()
-        parts = [torch.zeros_like(x) if x.grad is None else x.grad for x in leaves]
-        return torch.stack(parts).to(losses)
+            weights = derivatives(self.inner, list(losses.float().to(device)))
+        return torch.stack(weights).to(losses)
+
+
+def derivatives(weighting: LossWeighting, losses: Sequence[Tensor]) -> list[Tensor]:
+    """The weights that a method applies to losses; its own parameters get their gradients.
+
+    Args:
+        weighting: the method.
+        losses: scalars, detached.
+    """
+    leaves = [loss.clone().requires_grad_() for loss in losses]
+    weighting.objective(leaves).backward()
+    return [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]

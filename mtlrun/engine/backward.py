@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from mtlrun.engine.adapters import derivatives
 from mtlrun.engine.rules import Rescale, WeightRules
 from mtlrun.models.model import MultiTaskModel
 from mtlrun.tasks.base import Task
@@ -130,13 +131,20 @@ class Forward:
     @contextmanager
     def kept_buffers(self) -> Iterator[None]:
         """Leave running statistics as they are, whatever passes are made inside."""
-        before = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
-        try:
+        with kept(list(self.model.buffers())):
             yield
-        finally:
-            with torch.no_grad():
-                for buffer, values in before:
-                    buffer.copy_(values)
+
+
+@contextmanager
+def kept(tensors: Sequence[Tensor]) -> Iterator[None]:
+    """Tensors that may be changed inside; afterwards they are, bit for bit, as before."""
+    before = [(tensor, tensor.detach().clone()) for tensor in tensors]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, values in before:
+                tensor.copy_(values)
 
 
 def labelled(batch: Batch, names: Sequence[str]) -> tuple[int, ...]:
@@ -163,7 +171,12 @@ class Backward(ABC):
     Args:
         forward: how the network is called.
         check: whether losses are looked at before the update; costs a wait for the device.
+
+    Attributes:
+        failures: steps in which the method's solver had no answer.
     """
+
+    failures: int = 0
 
     def __init__(self, forward: Forward, *, check: bool) -> None:
         self.forward = forward
@@ -224,9 +237,7 @@ class FromLosses(Backward):
 
     def _weights(self, losses: Sequence[Tensor], info: StepInfo) -> list[Tensor]:
         """The derivatives of the objective by the losses; its own parameters get theirs."""
-        leaves = [loss.clone().requires_grad_() for loss in losses]
-        self.weighting.objective(leaves).backward()
-        weights = [torch.zeros_like(x) if x.grad is None else x.grad for x in leaves]
+        weights = derivatives(self.weighting, losses)
         if not self.rules.active:
             return weights
         return list(self.rules(torch.stack(weights), info.present).unbind())
@@ -310,9 +321,10 @@ def to_host(inner: Tensor, losses: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 def first_bad(present: Sequence[int], inner: Tensor, losses: Tensor) -> int | None:
     """The first task with a loss or gradient that is not finite; all on the host.
 
-    The diagonal tells: a gradient with a NaN spoils its inner products with all others, too.
+    The diagonal tells: a gradient with a NaN spoils its inner products with all others, too. Rows
+    of several batches follow one another, the tasks of each in their order.
     """
     if math.isfinite(inner.trace().item() + losses.sum().item()):
         return None
     finite = torch.isfinite(inner.diagonal()) & torch.isfinite(losses)
-    return None if bool(finite.all()) else present[int((~finite).nonzero()[0])]
+    return None if bool(finite.all()) else present[int((~finite).nonzero()[0]) % len(present)]

@@ -82,12 +82,12 @@ class FromGradients(Backward):
         assert not (several_passes and self.place == "representation")
         self.rows_everywhere = self.place == "parameters" or several_passes
         self.rows = self._make_rows(settings.memory, accumulating)
+        self.layers = model.shared_layers()
         self.tracked: Tensor | None = None
         self.alignment = HeadAlignment(weighting, self.heads)
         assert not (self.alignment.wanted and (several_passes or self.every > 1))
         self.last_weights = torch.full((tasks,), torch.nan, dtype=torch.float64)
         self.last_head_weights = torch.full_like(self.last_weights, torch.nan)
-        self.failures = 0
 
     def _make_rows(self, memory: float, accumulating: bool) -> Rows:
         """The cheapest way that serves the method."""
@@ -102,8 +102,8 @@ class FromGradients(Backward):
             or weighting.batches > 1
         )
         if in_full:
-            batches = getattr(weighting, "batches", 1)
-            return PlainRows(self.shared if self.rows_everywhere else [], tasks * batches)
+            rows = tasks * weighting.batches
+            return PlainRows(self.shared if self.rows_everywhere else [], rows)
         trunk = self.forward.model.architecture
         if tasks * sum(p.numel() * p.element_size() for p in self.shared) > memory:
             return SegmentRows(trunk, self.shared, tasks, memory)
@@ -345,7 +345,7 @@ class FromGradients(Backward):
         """Weights for each layer, applied at once. The figures show their mean over layers."""
         assert isinstance(self.rows, PlainRows)
         held, tasks = self.rows.held, len(figures.present)
-        parts = held.by_layer(self.forward.model.shared_layers(), tasks)
+        parts = held.by_layer(self.layers, tasks)
         inner = torch.stack([gramian(part) for part in parts])
         figures.gramian, losses = to_host(inner.sum(dim=0), figures.losses)
         figures.nonfinite = first_bad(figures.present, figures.gramian, losses)

@@ -185,7 +185,7 @@ def check_compatible(
             f"gradients.rescale=norm compares gradients on shared parameters, and architecture="
             f"{architecture_name} shares none that are trained. Leave it out."
         )
-    if settings["accumulate"] != 1 and getattr(weighting, "batches", 1) > 1:
+    if settings["accumulate"] != 1 and weighting.batches > 1:
         raise UserError(
             f"{chosen} compares the gradients of several batches in a step, and engine.accumulate="
             f"{settings['accumulate']} makes one batch of several. Use engine.accumulate=1."
@@ -269,8 +269,11 @@ def _check_memory(
         and settings["accumulate"] == 1
         and not settings.get("compile")
     )
-    batches = getattr(weighting, "batches", 1)
-    rows = batches * (2 if getattr(weighting, "tracks_rows", False) else 1) * len(model.tasks)
+    rows = (
+        weighting.batches
+        * (2 if getattr(weighting, "tracks_rows", False) else 1)
+        * len(model.tasks)
+    )
     size = rows * sum(p.numel() * p.element_size() for p in model.shared_parameters()) / 2**30
     budget = settings.get("memory_gb", float("inf"))
     if size > budget and not in_parts:

@@ -1,8 +1,9 @@
 """What autograd's graph of one forward pass says about the parameters that it uses."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import Node
 
 LONGEST_CHAIN = 8
@@ -17,6 +18,22 @@ BATCHABLE = frozenset(
     )
 )
 """Nodes whose backward pass autograd runs for many gradients at once, without a hidden loop."""
+
+
+def leaf_of(node: Node) -> Tensor | None:
+    """The parameter whose gradient ends in a node that has no further ones; None for others."""
+    return getattr(node, "variable", None)
+
+
+@contextmanager
+def hooked(modules: Iterable[nn.Module], hook: Callable[..., None]) -> Iterator[None]:
+    """Have a function called after each forward pass of some modules. The hooks do not stay."""
+    handles = [module.register_forward_hook(hook) for module in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 class Graph:
@@ -41,7 +58,7 @@ class Graph:
             node = todo.pop()
             children = node.next_functions
             if not children:
-                variable = getattr(node, "variable", None)
+                variable = leaf_of(node)
                 if variable is not None:
                     self.leaves[id(variable)] = node
                 continue

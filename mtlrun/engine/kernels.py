@@ -16,8 +16,8 @@ its graph: an edge, unlike the tensor, outlives an in-place activation.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any, cast
 
 import torch
@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
 
 from mtlrun.engine.gradients import inner_products
-from mtlrun.engine.graph import Graph
+from mtlrun.engine.graph import Graph, hooked
 
 MARGIN = 0.5
 """Multiply-adds of the kernel form over those of T weight gradients, below which it is used."""
@@ -274,16 +274,10 @@ class Taps:
         ]
         self.calls: dict[nn.Module, Kernel | None] = {}
 
-    @contextmanager
-    def listening(self) -> Iterator[None]:
+    def listening(self) -> AbstractContextManager[None]:
         """Note the calls of this forward pass. The hooks are gone afterwards."""
         self.calls = {}
-        handles = [module.register_forward_hook(self._note) for module in self.layers]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        return hooked(self.layers, self._note)
 
     def _note(self, module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
         if module in self.calls or len(arguments) != 1 or not output.requires_grad:

@@ -1,7 +1,7 @@
 """The Gramian where task gradients do not fit into memory: one part of the trunk at a time."""
 
-from collections.abc import Container, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Container, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
 from mtlrun.engine.gradients import gramian
+from mtlrun.engine.graph import hooked, leaf_of
 from mtlrun.engine.heads import HeadPass, combined_cotangents
 from mtlrun.engine.rows import Extra, Rows
 
@@ -62,15 +63,9 @@ class SegmentRows(Rows):
         self.outputs = []
         self._heads = None
 
-    @contextmanager
-    def noting(self) -> Iterator[None]:
+    def noting(self) -> AbstractContextManager[None]:
         """See :meth:`Rows.noting`."""
-        handles = [module.register_forward_hook(self._note) for module in self.modules]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        return hooked(self.modules, self._note)
 
     def _note(self, _module: nn.Module, _arguments: Any, output: Any) -> None:
         if isinstance(output, Tensor) and output.requires_grad:
@@ -224,7 +219,7 @@ def walk(start: Sequence[Node], cut: GradientEdge | None) -> tuple[dict[int, Non
         node = todo.pop()
         children = node.next_functions
         if not children:
-            variable = getattr(node, "variable", None)
+            variable = leaf_of(node)
             if variable is not None:
                 found[id(variable)] = None
             continue

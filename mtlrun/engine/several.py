@@ -9,9 +9,12 @@ from torch import Tensor, nn
 from mtlrun.engine.backward import (
     StepFigures,
     add_losses,
+    first_bad,
     first_nonfinite,
+    kept,
     labelled,
     micro_batch_shares,
+    to_host,
 )
 from mtlrun.engine.balanced import FromGradients
 from mtlrun.engine.heads import HeadPass, OwnGradients, add_own, give_own, trainable
@@ -73,10 +76,9 @@ class FromBatches(FromGradients):
         assert isinstance(self.weighting, GramianWeighting)
         tasks = len(figures.present)
         count = len(losses) // tasks
-        figures.gramian = inner[:tasks, :tasks].cpu()
-        shown = torch.stack([loss.double() for loss in losses]).cpu()
-        inner = inner.cpu()
-        figures.nonfinite = first_bad_row(figures.present, inner, shown)
+        inner, shown = to_host(inner, losses)
+        figures.gramian = inner[:tasks, :tasks]
+        figures.nonfinite = first_bad(figures.present, inner, shown)
         if figures.nonfinite is not None:
             return None
         weights = self.solved(figures, inner, shown)
@@ -196,18 +198,6 @@ def moved(moves: Sequence[tuple[nn.Parameter, Tensor]]) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def kept(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Parameters that may be changed inside; afterwards they are, bit for bit, as before."""
-    before = [(parameter, parameter.detach().clone()) for parameter in parameters]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for parameter, values in before:
-                parameter.copy_(values)
-
-
 def descend(total: Tensor, parameters: Sequence[nn.Parameter], learning_rate: float) -> None:
     """One plain gradient step."""
     gradients = torch.autograd.grad(total, parameters, allow_unused=True)
@@ -240,11 +230,3 @@ def own_products(own: Sequence[OwnGradients]) -> Tensor:
         for row, of_row in zip(rows, flat @ flat.T, strict=True):
             products[row, rows] += of_row
     return products
-
-
-def first_bad_row(present: Sequence[int], inner: Tensor, losses: Tensor) -> int | None:
-    """The first task with a row or loss that is not finite."""
-    finite = torch.isfinite(inner.diagonal()) & torch.isfinite(losses)
-    if bool(finite.all()):
-        return None
-    return present[int((~finite).nonzero()[0]) % len(present)]

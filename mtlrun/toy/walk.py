@@ -202,7 +202,7 @@ def walk(
     nothing = torch.zeros(1, 1)
     batch = {"toy": StreamBatch(nothing, dict.fromkeys(TASKS, nothing), TASKS)}
     # There are no batches to draw: methods that want several independent ones get equal ones.
-    batches = [batch] * getattr(weighting, "batches", 1)
+    batches = [batch] * weighting.batches
 
     (position,) = model.architecture.shared_parameters()
     seen, remarks, stopped = {0: position[0].tolist()}, [], ""

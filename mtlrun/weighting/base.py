@@ -49,6 +49,7 @@ class Weighting(nn.Module):
             (:meth:`after_evaluation`). Refused where the test split selects.
         claims: what the method promises; the tests hold it to that.
         order_matters: whether the order of the tasks is part of the method.
+        batches: independent batches a step; more than 1 for a :class:`GramianWeighting` alone.
         needs_baseline: whether the method compares with training each task alone.
         baseline: folder of a finished single-task run that the changes which
             :meth:`after_evaluation` sees refer to; None for methods that see none.
@@ -59,6 +60,7 @@ class Weighting(nn.Module):
     uses_evaluation: ClassVar[bool] = False
     claims: ClassVar[frozenset[Claim]] = frozenset()
     order_matters: ClassVar[bool] = False
+    batches: int = 1
     needs_baseline: ClassVar[bool] = False
     baseline: str | None = None
     step: StepInfo
@@ -188,7 +190,6 @@ class GramianWeighting(Weighting):
 
     heads: ClassVar[Literal["weighted", "unweighted"]] = "unweighted"
     place: ClassVar[Place] = "parameters"
-    batches: int = 1
     lookahead: ClassVar[bool] = False
     tracks_rows: ClassVar[bool] = False
     per_layer: bool = False
