@@ -1,8 +1,9 @@
 """How far a run is from a finished single-task run, task by task, while it trains."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from mtlrun.analysis.delta_m import relative_change
 from mtlrun.errors import UserError
@@ -14,7 +15,7 @@ Changes = Callable[[Figures], dict[str, float]]
 baseline, in percent, positive where better. Tasks without figures are left out."""
 
 
-def changes_against(setting: str, path: str, tasks: Mapping[str, object]) -> Changes:
+def changes_against(setting: str, path: str, tasks: Iterable[str]) -> Changes:
     """Compares with the run in a folder.
 
     Args:
@@ -25,16 +26,8 @@ def changes_against(setting: str, path: str, tasks: Mapping[str, object]) -> Cha
     Raises:
         UserError: the folder holds no finished run, or one without some of the tasks.
     """
-    result = run_folder.finished(Path(path))
-    if result is None:
-        raise UserError(
-            f"{setting}={path} holds no finished run ({run_folder.RESULT} is missing). "
-            "Name the folder of a finished architecture=single_task run."
-        )
-    missing = [name for name in tasks if name not in result["tasks"]]
-    if missing:
-        raise UserError(f"{setting}={path} has no task {missing[0]}.")
-    held = {name: result["tasks"][name]["metrics"] for name in tasks}
+    found_tasks = _tasks_of(setting, path, tasks)
+    held = {name: facts["metrics"] for name, facts in found_tasks.items()}
 
     def changes(figures: Figures) -> dict[str, float]:
         found = {}
@@ -51,3 +44,34 @@ def changes_against(setting: str, path: str, tasks: Mapping[str, object]) -> Cha
         return found
 
     return changes
+
+
+def headline_levels(setting: str, path: str, tasks: Iterable[str]) -> dict[str, float]:
+    """For each task the best validation value of its headline metric in a finished run.
+
+    Args:
+        setting: how the user names the folder, for messages.
+        path: the run folder.
+        tasks: those of this run.
+
+    Raises:
+        UserError: the folder holds no finished run, or one without some of the tasks.
+    """
+    known = _tasks_of(setting, path, tasks)
+    return {
+        name: float(facts["metrics"][facts["headline"]]["best"]) for name, facts in known.items()
+    }
+
+
+def _tasks_of(setting: str, path: str, tasks: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """What a finished run's result says of each of ``tasks``."""
+    result = run_folder.finished(Path(path))
+    if result is None:
+        raise UserError(
+            f"{setting}={path} holds no finished run ({run_folder.RESULT} is missing). "
+            "Name the folder of a finished architecture=single_task run."
+        )
+    missing = [name for name in tasks if name not in result["tasks"]]
+    if missing:
+        raise UserError(f"{setting}={path} has no task {missing[0]}.")
+    return {name: result["tasks"][name] for name in tasks}

@@ -88,6 +88,9 @@ def _train(
 ) -> Result:
     build.check_settings(config)
     dataset, tasks = build.dataset_and_tasks(config)
+    for remark in dataset.remarks:
+        log.info(remark)
+        console.print(remark, highlight=False, soft_wrap=True)
     infos = build.task_infos(dataset, tasks)
     parts, threads = _build_parts(config, labels, dataset, tasks, infos)
     schedule = Schedule(
@@ -140,7 +143,7 @@ def _build_parts(
     placement = Placement(device, config.engine.channels_last, config.engine.keep_data_on_device)
     model = build.model(config, dataset, tasks)
     weighting = build.weighting(config, infos, model)
-    sampler = build.sampler(config, tasks)
+    sampler = build.sampler(config, dataset, infos)
     place = resolve_place(weighting, config.gradients.at, config.gradients.every)
     check_rules(weighting, config.gradients.smoothing, config.gradients.rescale)
     check_compatible(
@@ -159,7 +162,7 @@ def _build_parts(
         dataset,
         tasks,
         sampler,
-        batch_size=config.batch_size,
+        length=config.sampler.get("epoch", "longest"),
         accumulate=config.engine.accumulate * weighting.batches,
         seed=config.seed,
         placement=placement,
@@ -265,10 +268,11 @@ def _result(
         "selected_epoch": selected,
         "tasks": tasks,
         "steps": engine.steps,
+        "drawn": dict(parts.loader.drawn),
         "skipped_steps": ledger.skipped,
         "solver_failures": parts.step.backward.failures,
         "seconds": engine.seconds,
-        "examples_per_second": engine.steps * parts.loader.rows_per_step / engine.seconds,
+        "examples_per_second": parts.loader.examples / engine.seconds,
         "peak_memory_mib": _peak_memory_mib(parts.placement.device),
         "parameters": {
             "shared": sum(p.numel() for p in parts.model.architecture.shared_parameters()),

@@ -22,6 +22,7 @@ from mtlrun.models.heads.linear import LinearHead
 from mtlrun.models.heads.mlp import MLPHead
 from mtlrun.models.model import MultiTaskModel
 from mtlrun.sampling.joint import Joint
+from mtlrun.sampling.units import units_of
 from mtlrun.weighting.rotograd import Rotation
 from mtlrun.weighting.uncertainty import Uncertainty
 
@@ -188,7 +189,7 @@ def test_a_module_with_an_error_is_named(tmp_path: Path, monkeypatch: pytest.Mon
         ("+weighting.tasks=[]", "weighting.tasks: GradNorm has no such setting."),
         ("+backbone.hiden=[3]", "backbone.hiden: MLP has no such setting. Did you mean hidden?"),
         ("+backbone.input_shape=[3]", "backbone.input_shape: MLP has no such setting."),
-        ("+heads.width=3", "heads.width: LinearHead has no such setting. Known: none."),
+        ("+heads.width=3", "heads.width: LinearHead has no such setting. Known: pool."),
         ("+heads.of.ink.width=3", "heads.of.ink.width: LinearHead has no such setting."),
         ("+heads.of.inc.width=3", "heads.of.inc: no such task. Did you mean ink? Known: digit, "),
         ("+optimizer.momentum=1", "optimizer.momentum: Adam has no such setting."),
@@ -205,7 +206,7 @@ def test_a_module_with_an_error_is_named(tmp_path: Path, monkeypatch: pytest.Mon
         ("tasks=[ink,digit,ink]", "tasks names ink twice."),
         (
             "~dataset.tasks",
-            "The dataset's configuration names no tasks. Give it dataset.tasks.NAME",
+            "The dataset's configuration names no tasks. Name them and their kinds, ",
         ),
         (
             "+scheduler.T_mx=1",
@@ -257,7 +258,7 @@ def test_a_head_that_names_the_same_class_keeps_the_other_settings() -> None:
 
 
 def test_a_head_that_does_not_fit_its_task_is_named() -> None:
-    with pytest.raises(UserError, match=r"^heads \(task digit\) \(ConvHead\): heads=conv predicts"):
+    with pytest.raises(UserError, match=r"^heads \(task digit\): ConvHead gives a prediction"):
         model_of(config_of("dataset=digits", "heads=conv", "backbone=cnn"))
 
 
@@ -449,8 +450,7 @@ def test_operations_of_a_forward_pass_are_counted_by_hand() -> None:
     loader = TrainLoader(
         dataset,
         tasks,
-        Joint(tasks=tuple(tasks)),
-        batch_size=16,
+        Joint(units=units_of(dataset.streams, {"digits": 1293}, {}, of="streams", batch_size=16)),
         accumulate=1,
         seed=0,
         placement=placement,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mtlrun.randomness import generator
+from mtlrun.types import InputKind
 
 Targets = dict[str, Tensor]
 
@@ -18,9 +19,12 @@ class Source(ABC):
     Attributes:
         labelled: for each task, which rows carry a label (bool, [rows]); a task that is left out
             has a label in every row.
+        lengths: tokens of each row (int64, [rows]) where rows are ragged; batches are then made of
+            rows of like length. None where all rows are of one shape.
     """
 
     labelled: Mapping[str, Tensor]
+    lengths: Tensor | None = None
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -98,15 +102,27 @@ class Dataset:
         splits: ``train``, ``val`` (left out where it was not carved) and ``test``; for each the
             source of each stream.
         streams: for each stream its tasks.
-        input_shape: for each stream the shape of one input as the backbone sees it.
+        input_shape: for each stream the shape of one input as the backbone sees it (for ragged
+            tokens the longest row that is kept).
+        input_kind: for each stream what its inputs are; those left out have ``values``.
+        input_facts: for each stream what else a backbone may need to know of them, see
+            :data:`~mtlrun.types.InputKind`.
         facts: for each task the keyword arguments that the data decides for its
-            :class:`~mtlrun.tasks.base.Task` (number of classes, their names).
+            :class:`~mtlrun.tasks.base.Task` (number of classes, their names). ``kind``, for a task
+            whose kind the user left to the data, names a module of :mod:`mtlrun.tasks`.
+        families: where the data makes several tasks of a declared one (a table's target for each
+            school), their names. All have the declared settings.
+        remarks: lines for the run's log and the console, on what was inferred from the data.
     """
 
     splits: dict[str, dict[str, Source]]
     streams: dict[str, tuple[str, ...]]
     input_shape: dict[str, tuple[int, ...]]
+    input_kind: Mapping[str, InputKind] = {}
+    input_facts: Mapping[str, Mapping[str, Any]] = {}
     facts: dict[str, dict[str, Any]]
+    families: Mapping[str, Sequence[str]] = {}
+    remarks: Sequence[str] = ()
 
     def select(self, tasks: Sequence[str]) -> None:
         """Keep ``tasks`` only, in this order, and the streams that carry any of them."""

@@ -164,11 +164,11 @@ def check_compatible(
                 f"{chosen} with gradients.at=last_layer needs a trained layer of all tasks, and "
                 f"architecture={architecture_name} has none. Use gradients.at=parameters."
             )
-        if not sampler.joint:
+        if settings.get("every", 1) != 1 and not sampler.joint:
             raise UserError(
-                f"{chosen} compares the gradients of tasks in one step, and sampler={sampler_name} "
-                "draws some of them only. Use sampler=joint, or a method that needs losses only "
-                "(mtlrun list weighting)."
+                f"gradients.every={settings['every']} reuses the weights of a step for the next "
+                f"ones, and sampler={sampler_name} gives these other tasks. Use gradients.every=1, "
+                "or sampler=joint."
             )
         if place == "representation" and settings["accumulate"] != 1:
             raise UserError(
@@ -176,6 +176,7 @@ def check_compatible(
                 f"engine.accumulate={settings['accumulate']} spreads a step over several. Use "
                 "engine.accumulate=1, or gradients.at=parameters."
             )
+    _check_sampler(weighting, chosen, sampler, sampler_name, model, select_on)
     _check_alignment(weighting, chosen, architecture_name, model, settings)
     _check_sparse(chosen, model, place)
     _check_memory(weighting, chosen, model, settings, place)
@@ -201,6 +202,40 @@ def check_compatible(
         raise UserError(
             "engine.amp=bf16 needs a GPU that computes in bfloat16, and this one does not. Use "
             "engine.amp=none."
+        )
+
+
+def _check_sampler(
+    weighting: Weighting,
+    chosen: str,
+    sampler: Sampler,
+    sampler_name: str,
+    model: MultiTaskModel,
+    select_on: str,
+) -> None:
+    """Refuse methods that have nothing to compare, and samplers that have nothing to learn from."""
+    compared = weighting.compares
+    if compared != "nothing" and sampler.fewest_tasks < 2 and len(model.tasks) > 1:
+        raise UserError(
+            f"{chosen} compares the {compared} of tasks in one step, and sampler={sampler_name} "
+            "gives steps with one task alone. Use sampler=joint, or sampler=task_subset on a "
+            "dataset of one stream, or a method that weighs each task by itself, such as "
+            "weighting=equal, uncertainty or dwa."
+        )
+    if sampler.uses_evaluation and select_on == "test":
+        raise UserError(
+            f"sampler={sampler_name} learns from what it sees in the evaluation, and "
+            "select_on=test would show it the test split. Use select_on=validation."
+        )
+    if sampler.compares == "validation" and select_on == "test":
+        raise UserError(
+            f"sampler={sampler_name} learns from gradients on validation rows, and select_on=test "
+            "leaves none. Use select_on=validation."
+        )
+    if sampler.compares != "nothing" and not model.shared_parameters():
+        raise UserError(
+            f"sampler={sampler_name} compares gradients on shared parameters, and this "
+            "architecture shares none that are trained. Use architecture=hps, or another sampler."
         )
 
 

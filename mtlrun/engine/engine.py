@@ -20,6 +20,7 @@ from mtlrun.engine.evaluation import Figures, Selection, as_evaluation, evaluate
 from mtlrun.engine.ledger import Ledger, nonfinite_loss
 from mtlrun.engine.loader import EvaluationLoader, Placement, TrainLoader
 from mtlrun.engine.pictures import dense_pictures
+from mtlrun.engine.probe import GradientProbe
 from mtlrun.engine.step import TrainingStep
 from mtlrun.engine.stopping import StopRequest
 from mtlrun.errors import Interrupted, UserError
@@ -110,6 +111,13 @@ class Engine:
         self.seconds = 0.0
         self.stop = StopRequest()
         self._loaders: dict[str, EvaluationLoader] = {}
+        self._probe = self._probe_for(parts.loader)
+
+    def _probe_for(self, loader: TrainLoader) -> GradientProbe | None:
+        compares = loader.sampler.compares
+        if compares == "nothing" or not loader.sampler.refresh_every:
+            return None
+        return GradientProbe(self.forward, loader, "train" if compares == "training" else "val")
 
     # -- the recipe --------------------------------------------------------------------------------
 
@@ -156,6 +164,7 @@ class Engine:
                 if figures.remark is not None:
                     self.log.warning("step %d: %s", self.steps, figures.remark)
                 self.ledger.add(self.steps, figures)
+                self._refresh_sampler()
                 if self.steps % self.schedule.log_every == 0 or self.steps == 1:
                     self._log_steps()
                 now = time.monotonic()
@@ -167,6 +176,12 @@ class Engine:
                     self._save()
                     began = saved = time.monotonic()
         self.seconds += time.monotonic() - began
+
+    def _refresh_sampler(self) -> None:
+        sampler = self.parts.loader.sampler
+        if self._probe is None or self.steps % sampler.refresh_every:
+            return
+        sampler.refresh(self._probe.cosines(sampler.units, self.epoch, self.steps))
 
     def _nonfinite(self, task: int) -> None:
         name = tuple(self.parts.tasks)[task]
@@ -183,9 +198,14 @@ class Engine:
         if self.steps % self.schedule.log_every:
             self._log_steps()  # so that every epoch's last steps are in the files
         means = self.ledger.close_epoch()
+        train = {t: {"loss": m} for t, m in zip(self.parts.tasks, means, strict=True) if m == m}
+        sampler = parts.loader.sampler
+        if not sampler.joint:
+            for unit, chance in zip(sampler.units, sampler.probabilities(self.epoch), strict=True):
+                for task in unit.tasks:
+                    train.setdefault(task, {})["sampling_probability"] = float(chance)
         self.epoch += 1
         self.steps_in_epoch = 0
-        train = {t: {"loss": m} for t, m in zip(self.parts.tasks, means, strict=True) if m == m}
         self.tracker.metrics(self.epoch, self.steps, "train", train)
         figures = evaluate(self.forward, self._loader(self.schedule.select_on))
         self.final = figures
@@ -196,9 +216,10 @@ class Engine:
             self.tracker.scalar(tag, fmean(found) if found else math.nan, self.steps)
         self._draw()
         self._step_scheduler(figures)
-        if parts.weighting.uses_evaluation:
-            changes = self.alone(figures) if self.alone else {}
-            parts.weighting.after_evaluation(as_evaluation(parts.tasks, figures, changes))
+        changes = self.alone(figures) if self.alone else {}
+        for part in (parts.weighting, sampler):
+            if part.uses_evaluation:
+                part.after_evaluation(as_evaluation(parts.tasks, figures, changes))
         improved = self.selection.update(self.parts.tasks, figures, self.epoch)
         if improved:
             self._keep_best(improved)
@@ -288,6 +309,8 @@ class Engine:
                 "backward": parts.step.backward.state_dict(),
                 "optimizer": parts.optimizer.state_dict(),
                 "scheduler": parts.scheduler.state_dict() if parts.scheduler else None,
+                "sampler": parts.loader.sampler.state_dict(),
+                "loader": parts.loader.state_dict(),
                 "ledger": self.ledger.state_dict(),
                 "selection": self.selection.state_dict(),
                 "tracker": self.tracker.state_dict(),
@@ -316,6 +339,8 @@ class Engine:
         parts.step.backward.load_state_dict(state["backward"])
         if parts.scheduler and state["scheduler"]:
             parts.scheduler.load_state_dict(state["scheduler"])
+        parts.loader.sampler.load_state_dict(state["sampler"])
+        parts.loader.load_state_dict(state["loader"])
         self.ledger.load_state_dict(state["ledger"])
         self.selection.load_state_dict(state["selection"])
         self.final = state["final"]

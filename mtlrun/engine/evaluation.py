@@ -40,7 +40,7 @@ def evaluate(forward: Forward, loader: EvaluationLoader) -> Figures:
             sums = task.statistics(prediction, target)
             loss = task.loss(prediction, target).double() * counts[name]
             if name in statistics:
-                sums = {key: statistics[name][key] + value for key, value in sums.items()}
+                sums = task.joined(statistics[name], sums)
                 loss = losses[name] + loss
             statistics[name], losses[name] = sums, loss
             rows[name] += counts[name]

@@ -1,12 +1,14 @@
 """Batches by index: gathered in one go, transformed as whole batches on the device.
 
-Which rows a step sees is a function of (seed, stream, epoch, step), so a run can resume anywhere
-and the number of workers changes nothing.
+Which rows a step sees is a function of the seed, the step, and what was drawn before it, so a run
+can resume anywhere and the number of workers changes nothing.
 """
 
 import signal
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Container, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,8 +16,10 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from mtlrun.data.base import Dataset, Source, Targets
+from mtlrun.engine.queues import Queue
 from mtlrun.randomness import generator
 from mtlrun.sampling.base import Sampler
+from mtlrun.sampling.units import EpochLength, Unit, steps_of_epoch
 from mtlrun.tasks.base import Task
 from mtlrun.types import Batch, StreamBatch
 
@@ -41,6 +45,25 @@ def label_masks(
             if mask is not None and not bool(mask.all()):
                 masks[name] = mask.cpu()
     return masks
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What a micro-batch reads.
+
+    Attributes:
+        step: of the epoch.
+        micro: number of the micro-batch in it.
+        units: drawn in the step.
+        tasks: theirs.
+        rows: for each stream the numbers of its rows.
+    """
+
+    step: int
+    micro: int
+    units: tuple[Unit, ...]
+    tasks: frozenset[str]
+    rows: dict[str, Tensor]
 
 
 class _Reader(TorchDataset[Rows]):
@@ -152,14 +175,16 @@ class Placement:
 class TrainLoader:
     """The micro-batches of each training step.
 
-    An epoch is one pass over the longest stream, in whole batches (rows left over have their turn
-    in another epoch's order). Shorter streams start again, reshuffled.
+    Where every step reads every stream, which rows it reads is a function of the step. A stream
+    that defines the epoch's length starts anew with it; others go on where they were. Where units
+    are drawn, each goes on from the batch that it had last, and the numbers of batches read are the
+    loader's state.
 
     Args:
         dataset: the dataset; its ``train`` split is read.
         tasks: the run's tasks.
         sampler: chooses the tasks of a step.
-        batch_size: rows of each stream in a micro-batch.
+        length: of an epoch, see :func:`~mtlrun.sampling.units.steps_of_epoch`.
         accumulate: micro-batches of a step.
         seed: the run's seed.
         placement: where batches go.
@@ -172,10 +197,10 @@ class TrainLoader:
         tasks: Mapping[str, Task],
         sampler: Sampler,
         *,
-        batch_size: int,
         accumulate: int,
         seed: int,
         placement: Placement,
+        length: EpochLength | int = "longest",
         workers: int = 0,
     ) -> None:
         self.dataset = dataset
@@ -185,80 +210,137 @@ class TrainLoader:
         self.placement = placement
         sources = dataset.splits["train"]
         self.masks = label_masks(sources, dataset.streams, tasks)
-        self.lengths = {stream: len(source) for stream, source in sources.items()}
-        self.sizes = {stream: min(batch_size, rows) for stream, rows in self.lengths.items()}
-        batches = {stream: self.lengths[stream] // self.sizes[stream] for stream in self.lengths}
-        self.batches = batches
-        self.steps_per_epoch = max(1, max(batches.values()) // accumulate)
-        self.rows_per_step = sum(self.sizes.values()) * accumulate
+        self.steps_per_epoch = steps_of_epoch(
+            sampler.units, length, per_step=sampler.per_step, accumulate=accumulate
+        )
+        self.queues = {unit.name: self._queue(unit, sources) for unit in sampler.units}
+        self.taken = dict.fromkeys((queue.name for queue in self.queues.values()), 0)
+        self.drawn = dict.fromkeys((unit.name for unit in sampler.units), 0)
+        self.examples = 0
         moved = sources if workers else placement.sources(sources)
         self._feed = _Feed(moved, workers, pin=placement.device.type == "cuda")
-        self._orders: dict[str, tuple[int, Tensor]] = {}
 
-    def indices(self, stream: str, micro_step: int) -> Tensor:
-        """Rows of ``stream`` that its micro-batch number ``micro_step`` of the run holds."""
-        around, position = divmod(micro_step, self.batches[stream])
-        order = self._orders.get(stream)
-        if order is None or order[0] != around:
-            draws = generator(self.seed, "shuffle", stream, around)
-            order = (around, torch.randperm(self.lengths[stream], generator=draws))
-            self._orders[stream] = order
-        size = self.sizes[stream]
-        return order[1][position * size : (position + 1) * size]
+    def _queue(self, unit: Unit, sources: Mapping[str, Source]) -> Queue:
+        """Where a unit's rows come from: its stream's, or those that carry its task's label.
 
-    def _micro_step(self, stream: str, epoch: int, step: int, micro: int) -> int:
-        """A stream as long as the epoch starts anew with it; a shorter one goes on."""
+        Tasks of one stream that may be drawn in one step share their rows.
+        """
+        source, stream = sources[unit.stream], unit.stream
+        (first, *others) = unit.tasks
+        alone = not (others or self.sampler.several) and unit.name == first
+        mask = self.masks.get(first)
+        rows = mask.nonzero().flatten() if alone and mask is not None else None
+        count = len(source) if rows is None else len(rows)
+        name = f"{stream}/{first}" if alone else stream
+        size = min(unit.batch_size, count)
+        return Queue(name, stream, rows, count, size, self.seed, source.lengths)
+
+    # -- which rows --------------------------------------------------------------------------------
+
+    def micro_batch(self, queue: Queue, epoch: int, step: int, micro: int) -> int:
+        """Number, over the whole run, of a queue's batch where every step reads every stream."""
         per_epoch = self.steps_per_epoch * self.accumulate
         within = step * self.accumulate + micro
-        if self.batches[stream] >= per_epoch:
-            return epoch * self.batches[stream] + within
+        if per_epoch <= queue.batches < per_epoch + self.accumulate:
+            return epoch * queue.batches + within
         return epoch * per_epoch + within
+
+    def _requests(self, epoch: int, start: int, end: int) -> Iterator[_Request]:
+        """What the steps from ``start`` to ``end`` of an epoch read."""
+        taken = dict(self.taken)
+        for step in range(start, end):
+            units = self.sampler.draw(epoch, epoch * self.steps_per_epoch + step)
+            tasks = frozenset(task for unit in units for task in unit.tasks)
+            queues = {self.queues[unit.name].name: self.queues[unit.name] for unit in units}
+            for micro in range(self.accumulate):
+                rows = {}
+                for queue in queues.values():
+                    if self.sampler.joint:
+                        number = self.micro_batch(queue, epoch, step, micro)
+                    else:
+                        number = taken[queue.name]
+                        taken[queue.name] += 1
+                    rows[queue.stream] = queue.indices(number)
+                yield _Request(step, micro, units, tasks, rows)
+
+    # -- batches -----------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Let the processes that read go."""
         self._feed.close()
 
     def epoch(self, epoch: int, start: int) -> Generator[list[Batch], None, None]:
-        """The steps of an epoch from number ``start`` on."""
-        addresses: list[tuple[int, int]] = []
-        requests: list[dict[str, Tensor]] = []
-        drawn: list[tuple[str, ...]] = []
-        for step in range(start, self.steps_per_epoch):
-            tasks = self.sampler.draw(epoch, epoch * self.steps_per_epoch + step)
-            for micro in range(self.accumulate):
-                addresses.append((step, micro))
-                drawn.append(tasks)
-                requests.append(
-                    {
-                        stream: self.indices(stream, self._micro_step(stream, epoch, step, micro))
-                        for stream, names in self.dataset.streams.items()
-                        if any(task in tasks for task in names)
-                    }
-                )
+        """The steps of an epoch from number ``start`` on.
+
+        What is drawn is settled up to the step after which the sampler may change it, whatever
+        number of workers reads ahead.
+        """
+        while start < self.steps_per_epoch:
+            end = self._settled_until(epoch * self.steps_per_epoch + start)
+            end = min(self.steps_per_epoch, end - epoch * self.steps_per_epoch)
+            yield from self._steps(epoch, start, end)
+            start = end
+
+    def _settled_until(self, step: int) -> int:
+        """The step of the run at which the sampler may change its mind next."""
+        every = self.sampler.refresh_every
+        return (step // every + 1) * every if every else sys.maxsize
+
+    def _steps(self, epoch: int, start: int, end: int) -> Iterator[list[Batch]]:
+        requests = list(self._requests(epoch, start, end))
+        read = self._feed.read([request.rows for request in requests])
         pending: list[Batch] = []
-        for (step, micro), tasks, request, rows in zip(
-            addresses, drawn, requests, self._feed.read(requests), strict=True
-        ):
-            present = {s: self._present(s, indices, tasks) for s, indices in request.items()}
-            draws = self._draws(epoch, step, micro)
+        for request, rows in zip(requests, read, strict=True):
+            present = {
+                stream: self._present(stream, indices, request.tasks)
+                for stream, indices in request.rows.items()
+            }
+            draws = self._draws(epoch, request.step, request.micro)
             pending.append(self.placement.batch(self.dataset, rows, present, draws))
+            self._count(request)
             if len(pending) == self.accumulate:
                 yield pending
                 pending = []
 
+    def _count(self, request: _Request) -> None:
+        for unit in request.units:
+            self.drawn[unit.name] += 1
+        for queue in {self.queues[unit.name].name for unit in request.units}:
+            self.taken[queue] += 1
+        self.examples += sum(len(rows) for rows in request.rows.values())
+
     def _draws(self, epoch: int, step: int, micro: int) -> Callable[[str], torch.Generator]:
         return lambda stream: generator(self.seed, "augment", stream, epoch, step, micro)
 
-    def _present(self, stream: str, indices: Tensor, drawn: Sequence[str]) -> tuple[str, ...]:
+    def _present(self, stream: str, indices: Tensor, drawn: Container[str]) -> tuple[str, ...]:
         return tuple(
             task
             for task in self.dataset.streams[stream]
             if task in drawn and (task not in self.masks or bool(self.masks[task][indices].any()))
         )
 
+    # -- checkpoints -------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """How far each queue is, and what was drawn, as plain data for the checkpoint."""
+        return {"taken": self.taken, "drawn": self.drawn, "examples": self.examples}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The reverse of :meth:`state_dict`."""
+        self.taken = dict(state["taken"])
+        self.drawn = dict(state["drawn"])
+        self.examples = state["examples"]
+
+
+def _in_order(source: Source) -> Tensor:
+    """All rows as they come; ragged ones by length, so that little is padded."""
+    if source.lengths is None:
+        return torch.arange(len(source))
+    return source.lengths.argsort(stable=True)
+
 
 class EvaluationLoader:
-    """The batches of a split, in order, all tasks.
+    """The batches of a split, in a fixed order, all tasks.
 
     Args:
         dataset: the dataset.
@@ -286,7 +368,7 @@ class EvaluationLoader:
     def __iter__(self) -> Iterator[tuple[Batch, dict[str, int]]]:
         """Batches, and for each task the number of its labelled rows."""
         for stream, source in self.sources.items():
-            for indices in torch.arange(len(source)).split(self.batch_size):
+            for indices in _in_order(source).split(self.batch_size):
                 counts = {
                     task: int(self.masks[task][indices].sum())
                     if task in self.masks

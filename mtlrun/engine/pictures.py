@@ -20,7 +20,7 @@ def dense_pictures(forward: Forward, loader: EvaluationLoader, examples: int) ->
         for each dense task three rows, input, target and prediction: uint8 [3, N, 3, H, W].
     """
     model = forward.model
-    dense = [name for name in forward.names if forward.tasks[name].dense]
+    dense = [name for name in forward.names if forward.tasks[name].per == "pixel"]
     if not dense:
         return {}
     training = model.training

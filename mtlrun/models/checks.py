@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from mtlrun.types import Layout
+
 
 def expect_image(choice: str, input_shape: Sequence[int]) -> tuple[int, int, int]:
     """Channels, height and width of an input that must be an image.
@@ -39,25 +41,25 @@ def expect_rows(choice: str, size: Sequence[int] | None) -> None:
         )
 
 
-def expect_maps(choice: str, spatial: bool, size: Sequence[int] | None) -> tuple[int, int]:
+def expect_maps(choice: str, layout: Layout, size: Sequence[int] | None) -> tuple[int, int]:
     """Height and width of the prediction of a head that gives a map.
 
     Args:
         choice: what the user chose, for example ``heads=conv``.
-        spatial: whether the features are maps.
+        layout: of the features.
         size: (H, W) of a dense task's prediction, None for a task with one prediction a row.
 
     Raises:
-        ValueError: where the task is not dense, or the features are vectors.
+        ValueError: where the task is not dense, or the features are no maps.
     """
     if size is None:
         raise ValueError(
             f"{choice} predicts a map, and this task wants one vector a row: "
             "use heads=linear or heads=mlp"
         )
-    if not spatial:
+    if layout != "map":
         raise ValueError(
-            f"{choice} reads maps, and this backbone ends in vectors: use a backbone that keeps "
+            f"{choice} reads maps, and this backbone ends in {layout}s: use a backbone that keeps "
             "maps (backbone=cnn, resnet18 or resnet50)"
         )
     height, width = size

@@ -1,12 +1,14 @@
 """Layers that backbones and heads have in common."""
 
+from collections.abc import Sequence
 from math import gcd
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mtlrun.models.checks import expect_choice
+from mtlrun.models.checks import expect_choice, expect_probability
+from mtlrun.types import Layout
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -15,6 +17,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "gelu": nn.GELU,
     "silu": nn.SiLU,
     "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
 }
 MAP_NORMS = ("batch", "group", "none")
 VECTOR_NORMS = ("none", "batch", "layer")
@@ -60,7 +63,63 @@ class GlobalAveragePool(nn.Module):
         return features.mean((2, 3))
 
 
-def activation(name: str) -> nn.Module:
+class GlobalMaxPool(nn.Module):
+    """Maximum over the positions of a map: [N, C, H, W] -> [N, C]."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Vectors, [N, C]."""
+        return features.amax((2, 3))
+
+
+class TokenAveragePool(nn.Module):
+    """Mean over the tokens of a sequence, padding left out: [N, L, C] -> [N, C]."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Vectors, [N, C]; 0 for a row without tokens."""
+        tokens = token_mask(features).sum(1, keepdim=True)
+        return features.sum(1) / tokens.clamp(min=1).to(features.dtype)
+
+
+class TokenMaxPool(nn.Module):
+    """Maximum over the tokens of a sequence, padding left out: [N, L, C] -> [N, C]."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Vectors, [N, C]; 0 for a row without tokens."""
+        here = token_mask(features)
+        highest = features.masked_fill(~here.unsqueeze(2), -torch.inf).amax(1)
+        return torch.where(here.any(1, keepdim=True), highest, torch.zeros_like(highest))
+
+
+POOLS: dict[tuple[str, str], type[nn.Module]] = {
+    ("map", "mean"): GlobalAveragePool,
+    ("map", "max"): GlobalMaxPool,
+    ("sequence", "mean"): TokenAveragePool,
+    ("sequence", "max"): TokenMaxPool,
+}
+
+
+def pooling(layout: Layout, pool: str) -> list[nn.Module]:
+    """From features of any layout to vectors, as a list of at most one module.
+
+    Raises:
+        ValueError: where ``pool`` is neither ``mean`` nor ``max``, or there is nothing to pool.
+    """
+    expect_choice("pool", pool, ("mean", "max"))
+    if layout == "vector":
+        if pool != "mean":
+            raise ValueError(
+                f"pool={pool} has no effect: this backbone ends in vectors. Leave it out"
+            )
+        return []
+    return [POOLS[layout, pool]()]
+
+
+def token_mask(features: Tensor) -> Tensor:
+    """Where a sequence [N, L, C] has tokens, and not padding: bool [N, L]."""
+    return (features.detach() != 0).any(2)
+
+
+def make_activation(name: str) -> nn.Module:
     """The activation of that name.
 
     Raises:
@@ -82,6 +141,53 @@ def vector_norm(name: str, features: int) -> list[nn.Module]:
     if name == "layer":
         return [nn.LayerNorm(features)]
     return []
+
+
+def after_linear(features: int, activation: str, dropout: float, norm: str) -> list[nn.Module]:
+    """What follows a linear layer: normalisation, activation and dropout.
+
+    Args:
+        features: that the layer gives, [N, features].
+        activation: one of ``ACTIVATIONS``.
+        dropout: rate; 0 leaves the dropout out.
+        norm: one of ``VECTOR_NORMS``.
+
+    Raises:
+        ValueError: where one of them is wrong.
+    """
+    expect_probability("dropout", dropout)
+    layers = [*vector_norm(norm, features), make_activation(activation)]
+    return [*layers, nn.Dropout(dropout)] if dropout > 0 else layers
+
+
+def dense_stages(
+    features: int,
+    hidden: Sequence[int],
+    activation: str,
+    dropout: float,
+    norm: str,
+    before: Sequence[nn.Module] = (),
+) -> list[nn.Module]:
+    """Fully connected layers, each with what follows it (see :func:`after_linear`) a Sequential.
+
+    Args:
+        features: that come in.
+        hidden: width of each layer.
+        activation: see :func:`after_linear`.
+        dropout: likewise.
+        norm: likewise.
+        before: modules at the head of the first Sequential.
+
+    Raises:
+        ValueError: where one of them is wrong.
+    """
+    stages: list[nn.Module] = []
+    for width in hidden:
+        linear = nn.Linear(features, width, bias=norm != "batch")  # the norm's shift makes it idle
+        after = after_linear(width, activation, dropout, norm)
+        stages.append(nn.Sequential(*(() if stages else before), linear, *after))
+        features = width
+    return stages
 
 
 def convolution(

@@ -1,17 +1,32 @@
 """Every task in every step."""
 
+import torch
+from torch import Tensor
+
 from mtlrun.sampling.base import Sampler
+from mtlrun.sampling.units import Unit
 
 
 class Joint(Sampler):
     """Every stream, and so every task, in each step.
 
-    An epoch is one pass over the longest stream; shorter ones start again, reshuffled.
+    Streams that are shorter than the epoch start again, reshuffled.
     """
 
     joint = True
+    several = True
 
-    def draw(self, epoch: int, step: int) -> tuple[str, ...]:
+    @property
+    def per_step(self) -> int:
+        """All of them."""
+        return len(self.units)
+
+    def probabilities(self, epoch: int) -> Tensor:
+        """Each unit has its share. See :meth:`Sampler.probabilities`."""
+        del epoch
+        return torch.full((len(self.units),), 1 / len(self.units), dtype=torch.float64)
+
+    def draw(self, epoch: int, step: int) -> tuple[Unit, ...]:
         """See :meth:`Sampler.draw`."""
         del epoch, step
-        return self.tasks
+        return self.units

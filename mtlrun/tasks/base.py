@@ -8,10 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from mtlrun.types import Likelihood
+from mtlrun.types import Likelihood, Per
 
 Statistics = dict[str, Tensor]
-"""Sums over rows from which a task's metrics follow; statistics of two batches add."""
+"""What a task's metrics follow from, gathered over rows; see :meth:`Task.joined`."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,14 @@ class Task(ABC):
 
     Attributes:
         metrics: the task's metrics by name; the first is its headline.
-        output_size: numbers (for each pixel, where the task is dense) that its head must give.
-        dense: whether it predicts for each pixel.
+        output_size: numbers that its head must give for each row, pixel or token (``per``).
+        per: what it has one prediction for.
         likelihood: see :data:`mtlrun.types.Likelihood`.
         initial_loss: theoretical loss of an untrained network, or None.
     """
 
     metrics: ClassVar[Mapping[str, Metric]]
-    dense: ClassVar[bool] = False
+    per: ClassVar[Per] = "row"
     likelihood: Likelihood
     output_size: int
     initial_loss: float | None = None
@@ -59,7 +59,8 @@ class Task(ABC):
         """Scalar loss, the mean over labelled elements.
 
         Args:
-            prediction: the head's output, [N, output_size] or [N, output_size, H, W].
+            prediction: the head's output, [N, output_size], [N, output_size, H, W] for each pixel,
+                or [N, L, output_size] for each token.
             target: [N, ...], with missing labels marked as the task defines.
         """
 
@@ -70,6 +71,13 @@ class Task(ABC):
     @abstractmethod
     def statistics(self, prediction: Tensor, target: Tensor) -> Statistics:
         """Sums over the labelled elements of a batch, on its device."""
+
+    def joined(self, first: Statistics, second: Statistics) -> Statistics:
+        """The statistics of two batches together: their sums, where a task does not say otherwise.
+
+        A metric that needs every row's score (the area under a curve) overrides this and appends.
+        """
+        return {key: first[key] + value for key, value in second.items()}
 
     @abstractmethod
     def compute(self, statistics: Statistics) -> dict[str, float]:
@@ -84,7 +92,9 @@ class Task(ABC):
         Returns:
             uint8 [N, 3, H, W].
         """
-        raise TypeError(f"{type(self).__name__} is not dense: it has no picture of {values.shape}")
+        raise TypeError(
+            f"{type(self).__name__} is no task for each pixel: it has no picture of {values.shape}"
+        )
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ class Depth(Task):
         "relative_error": Metric(False, 0.0),
         "rmse": Metric(False, 0.0),
     }
-    dense = True
+    per = "pixel"
     likelihood = "laplace"
 
     def __init__(self, *, name: str) -> None:

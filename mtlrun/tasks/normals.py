@@ -39,7 +39,7 @@ class SurfaceNormals(Task):
         "within_22.5": Metric(True, 1.0),
         "within_30": Metric(True, 1.0),
     }
-    dense = True
+    per = "pixel"
     likelihood = "laplace"
 
     def __init__(self, *, name: str) -> None:

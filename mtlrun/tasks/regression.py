@@ -1,5 +1,7 @@
 """One number, or several, for each row."""
 
+import math
+from collections.abc import Sequence
 from typing import ClassVar, Literal, get_args
 
 import torch
@@ -7,6 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mtlrun.tasks.base import Metric, Statistics, Task, masked_mean
+from mtlrun.tasks.constants import Constants
+from mtlrun.tasks.values import as_matrix, known_rows
 
 RegressionLoss = Literal["mse", "l1", "huber"]
 
@@ -14,20 +18,29 @@ RegressionLoss = Literal["mse", "l1", "huber"]
 class Regression(Task):
     """One number for each row, or several.
 
-    Targets are float [N], or [N, outputs], with NaN where the value is missing. Losses and errors
-    are in the target's units, so a target whose spread is far from 1 calls for standardising it in
-    the dataset, or for a weighting that evens the losses out.
+    Targets are float [N], or [N, outputs], with NaN where the value is missing, in their own units.
+    The network predicts ``(value - center) / scale``, and losses are on that scale; metrics are in
+    the target's units. A target whose spread is far from 1 calls for a ``center`` and ``scale``,
+    or for a weighting that evens the losses out.
 
     Metrics: ``r2``, the share of variance explained, 1 - SS_residual / SS_total over the whole
     split, the mean over outputs (NaN where it is undefined: fewer than two different labels);
-    ``rmse`` and ``mae``, over all labelled values.
+    ``rmse`` and ``mae``, over all labelled values. The normalised error (nMSE) of papers on robot
+    dynamics is 1 - ``r2``. With several outputs ``rmse`` and ``mae`` pool the errors of all of
+    them, so the output of the largest errors rules them: where units or scales differ they are not
+    the error of any one output, and ``r2``, which weighs outputs alike, is the figure to read.
 
     Args:
         name: the task's name.
         outputs: numbers for each row.
         loss: ``mse``, ``l1`` or ``huber`` (Huber 1964).
-        delta: where the Huber loss turns from quadratic to linear, in the target's units; 1 where
-            not given. For ``loss="huber"`` only.
+        delta: where the Huber loss turns from quadratic to linear, on the standardised scale; 1
+            where not given. For ``loss="huber"`` only.
+        center: what the network's 0 stands for, for all outputs or for each.
+        scale: what the network's 1 is above that, for all outputs or for each; above 0.
+
+    Raises:
+        ValueError: a setting is wrong, or there is not one ``center`` or ``scale`` an output.
     """
 
     metrics: ClassVar = {
@@ -43,6 +56,8 @@ class Regression(Task):
         outputs: int = 1,
         loss: RegressionLoss = "mse",
         delta: float | None = None,
+        center: float | Sequence[float] = 0.0,
+        scale: float | Sequence[float] = 1.0,
     ) -> None:
         super().__init__(name=name)
         if outputs < 1:
@@ -53,6 +68,14 @@ class Regression(Task):
             raise ValueError(f"delta={delta}: only loss=huber has it, and the loss is {loss}")
         if delta is not None and delta <= 0:
             raise ValueError(f"delta={delta}: must be above 0")
+        centers, scales = _each("center", center, outputs), _each("scale", scale, outputs)
+        if not all(map(math.isfinite, centers)):
+            raise ValueError(f"center={center}: must be finite")
+        if not all(0 < value < math.inf for value in scales):
+            raise ValueError(f"scale={scale}: must be above 0 and finite")
+        self.standardised = any(centers) or any(value != 1 for value in scales)
+        self._center = Constants(centers, torch.float64)
+        self._scale = Constants(scales, torch.float64)
         self.output_size = outputs
         self.kind = loss
         self.delta = 1.0 if delta is None else delta
@@ -60,13 +83,18 @@ class Regression(Task):
         self.likelihood = "laplace" if loss == "l1" else "gaussian"
 
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Mean over labelled values.
+        """Mean over labelled values, on the standardised scale, in float32 or better.
 
         Args:
-            prediction: [N, outputs].
-            target: [N] or [N, outputs], NaN where missing.
+            prediction: [N, outputs], standardised.
+            target: [N] or [N, outputs], in its own units, NaN where missing.
         """
         values, known = self._known(prediction, target)
+        if self.standardised:
+            center, scale = self._center.on(values.device), self._scale.on(values.device)
+            values = ((values.double() - center) / scale).to(values.dtype)
+        # The Huber loss, unlike the others, is else computed in the prediction's precision.
+        prediction = prediction.to(torch.promote_types(prediction.dtype, torch.float32))
         if self.kind == "mse":
             errors = F.mse_loss(prediction, values, reduction="none")
         elif self.kind == "l1":
@@ -77,19 +105,23 @@ class Regression(Task):
 
     def labelled(self, target: Tensor) -> Tensor:
         """See :meth:`Task.labelled`."""
-        return ~target.isnan() if target.dim() == 1 else ~target.isnan().all(1)
+        return known_rows(target)
 
     def statistics(self, prediction: Tensor, target: Tensor) -> Statistics:
         """For each output the number, sum and sum of squares of the labels, and the sums of squared
-        and absolute errors: float64 [outputs] each.
+        and absolute errors, in the target's units: float64 [outputs] each.
 
         Args:
-            prediction: [N, outputs].
-            target: [N] or [N, outputs], NaN where missing.
+            prediction: [N, outputs], standardised.
+            target: [N] or [N, outputs], in its own units, NaN where missing.
         """
         values, known = self._known(prediction, target)
         values = values.double()  # 0 where missing
-        errors = torch.where(known, prediction.double() - values, 0.0)
+        predicted = prediction.double()
+        if self.standardised:
+            center, scale = self._center.on(values.device), self._scale.on(values.device)
+            predicted = predicted * scale + center
+        errors = torch.where(known, predicted - values, 0.0)
         return {
             "count": known.sum(0).double(),
             "sum": values.sum(0),
@@ -113,12 +145,19 @@ class Regression(Task):
 
     def _known(self, prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Targets [N, outputs] with 0 for those missing, and which are known."""
-        target = target.view(len(target), -1)
-        if prediction.shape != target.shape:
-            raise ValueError(
-                f"{self.name}: predictions of shape {list(prediction.shape)} and targets of shape "
-                f"{list(target.shape)} do not match; the task has outputs={self.output_size}"
-            )
+        target = as_matrix(self.name, prediction, target)
         known = ~target.isnan()
         # NaN must not enter the loss at all: its gradient is NaN even where it is masked out.
         return torch.where(known, target, 0.0), known
+
+
+def _each(argument: str, given: float | Sequence[float], outputs: int) -> tuple[float, ...]:
+    """One number for each output, from one for all or one for each."""
+    if not isinstance(given, Sequence):
+        return (float(given),) * outputs
+    if len(given) != outputs:
+        raise ValueError(
+            f"{argument}={list(given)}: needs one number for all outputs, or one for each of "
+            f"{outputs}"
+        )
+    return tuple(map(float, given))

@@ -37,7 +37,7 @@ class Segmentation(Task):
     """
 
     metrics: ClassVar = {"mean_iou": Metric(True, 1.0), "pixel_accuracy": Metric(True, 1.0)}
-    dense = True
+    per = "pixel"
     likelihood = "classification"
 
     def __init__(

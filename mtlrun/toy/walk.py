@@ -157,7 +157,7 @@ class _Loss(torch.autograd.Function):
 
 def point_model(start: Sequence[float]) -> MultiTaskModel:
     """The network: hard sharing of a point."""
-    backbone = Backbone([Point(start)], [2], [False])
+    backbone = Backbone([Point(start)], [2], ["vector"])
     architecture = HPS(make_backbone=lambda _: backbone, streams={"toy": TASKS})
     return MultiTaskModel(architecture, {name: Same() for name in TASKS})
 

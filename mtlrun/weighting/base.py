@@ -21,6 +21,8 @@ from mtlrun.types import Evaluation, StepInfo, TaskInfo
 
 Place = Literal["parameters", "representation", "last_layer"]
 
+Compared = Literal["nothing", "losses", "gradients"]
+
 Claim = Literal["non_conflicting", "stationary", "homogeneous", "invariant", "impartial"]
 """What a method may promise of its direction d at its default settings, in the first step:
 
@@ -49,6 +51,8 @@ class Weighting(nn.Module):
             (:meth:`after_evaluation`). Refused where the test split selects.
         claims: what the method promises; the tests hold it to that.
         order_matters: whether the order of the tasks is part of the method.
+        compares: what of the tasks of one step the method compares. Where a sampler gives steps
+            with one task alone, a method that compares anything is refused: it would do nothing.
         batches: independent batches a step; more than 1 for a :class:`GramianWeighting` alone.
         needs_baseline: whether the method compares with training each task alone.
         baseline: folder of a finished single-task run that the changes which
@@ -60,6 +64,7 @@ class Weighting(nn.Module):
     uses_evaluation: ClassVar[bool] = False
     claims: ClassVar[frozenset[Claim]] = frozenset()
     order_matters: ClassVar[bool] = False
+    compares: Compared
     batches: int = 1
     needs_baseline: ClassVar[bool] = False
     baseline: str | None = None
@@ -130,6 +135,7 @@ class LossWeighting(Weighting):
     """
 
     heads: ClassVar[Literal["weighted", "unweighted"]] = "weighted"
+    compares: Compared = "nothing"
     reevaluates: ClassVar[bool] = False
     linear: ClassVar[bool] = True
 
@@ -189,6 +195,7 @@ class GramianWeighting(Weighting):
     """
 
     heads: ClassVar[Literal["weighted", "unweighted"]] = "unweighted"
+    compares: Compared = "gradients"
     place: ClassVar[Place] = "parameters"
     lookahead: ClassVar[bool] = False
     tracks_rows: ClassVar[bool] = False
@@ -251,6 +258,7 @@ class JacobianWeighting(Weighting):
     """
 
     heads: ClassVar[Literal["weighted", "unweighted"]] = "unweighted"
+    compares: Compared = "gradients"
     place: Place = "parameters"
     sees_representation: bool = False
     representation: Tensor | None = None

@@ -53,6 +53,7 @@ class FAMO(LossWeighting):
         UserError: a lower bound for a name that is no task of the run, or one that is not finite.
     """
 
+    compares = "losses"
     claims = frozenset({"homogeneous"})
     reevaluates = True
     linear = False

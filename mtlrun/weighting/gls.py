@@ -32,6 +32,7 @@ class GLS(PositiveLossWeighting):
         UserError: a task's mean loss over an epoch is negative (when the next one starts).
     """
 
+    compares = "losses"
     claims = frozenset({"homogeneous", "impartial"})
 
     def __init__(self, *, tasks: Sequence[TaskInfo]) -> None:

@@ -47,6 +47,7 @@ class GO4Align(LossWeighting):
         tasks: the tasks of the run.
     """
 
+    compares = "losses"
     linear = False
     log_shares: Tensor
 

@@ -36,6 +36,7 @@ class IGB(PositiveLossWeighting):
         UserError: a task's mean loss over an epoch is negative (when the next one starts).
     """
 
+    compares = "losses"
     claims = frozenset({"invariant", "impartial"})
     base_losses: Tensor
 

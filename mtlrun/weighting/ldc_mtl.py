@@ -58,6 +58,7 @@ class LDCMTL(KeepsAbsent, LossWeighting):
         tasks: the tasks of the run.
     """
 
+    compares = "losses"
     claims = frozenset({"homogeneous"})
     linear = False
     order_matters: ClassVar[bool] = True

@@ -74,6 +74,7 @@ class RandomLossWeighting(LossWeighting):
             learning rate.
     """
 
+    compares = "losses"
     claims = frozenset({"homogeneous"})
 
     def __init__(

@@ -51,6 +51,7 @@ class SoftUncertainty(PositiveLossWeighting):
         check_choice("form", form, ("softmax", "inverse"))
         check_positive("temperature", temperature)
         self.form = form
+        self.compares = "losses" if form == "softmax" else "nothing"
         self.temperature = temperature
 
     def objective(self, losses: list[Tensor]) -> Tensor:

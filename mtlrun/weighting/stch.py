@@ -42,6 +42,7 @@ class STCH(PositiveLossWeighting):
         UserError: a task's mean loss over an epoch is negative (when the next one starts).
     """
 
+    compares = "losses"
     claims = frozenset({"invariant", "impartial"})
     nadirs: Tensor
 

@@ -1,10 +1,13 @@
 """Fixtures of the end-to-end tests."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from commands import mtlrun, only_run
+from hydra import initialize_config_dir
+
+from mtlrun.config import register
 
 Undisturbed = Callable[..., Path]
 
@@ -22,3 +25,12 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
         return done[arguments]
 
     return run
+
+
+@pytest.fixture(scope="module")
+def composing() -> Iterator[None]:
+    """The shipped configuration, for ``hydra.compose``."""
+    register()
+    configs = Path(__file__).parents[2] / "configs"
+    with initialize_config_dir(str(configs), version_base="1.3"):
+        yield

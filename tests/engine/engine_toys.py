@@ -17,7 +17,7 @@ from mtlrun.models.model import MultiTaskModel
 from mtlrun.tasks.base import Task
 from mtlrun.tasks.classification import Classification
 from mtlrun.tasks.regression import Regression
-from mtlrun.types import Batch, StreamBatch, TaskInfo
+from mtlrun.types import Batch, Layout, StreamBatch, TaskInfo
 from mtlrun.weighting.base import GramianWeighting, JacobianWeighting, Place, Weighting
 
 NAMES = ("a", "b", "c")
@@ -46,7 +46,7 @@ def task_infos(tasks: Mapping[str, Task]) -> list[TaskInfo]:
 
 
 def linear_head(task: Task, width: int = WIDTH) -> LinearHead:
-    return LinearHead(in_channels=width, out_channels=task.output_size, spatial=False)
+    return LinearHead(in_channels=width, out_channels=task.output_size, layout="vector")
 
 
 def hps_model(
@@ -123,8 +123,8 @@ class Branched(Architecture):
     def out_channels(self, task: str) -> int:
         return WIDTH
 
-    def spatial(self, task: str) -> bool:
-        return False
+    def layout(self, task: str) -> Layout:
+        return "vector"
 
 
 def branched_model() -> tuple[MultiTaskModel, dict[str, Task]]:

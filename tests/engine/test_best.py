@@ -16,6 +16,7 @@ from mtlrun.models.architectures.single_task import SingleTask
 from mtlrun.models.backbones.base import Backbone
 from mtlrun.models.model import MultiTaskModel
 from mtlrun.sampling.joint import Joint
+from mtlrun.sampling.units import units_of
 from mtlrun.tracking.console import Silent
 from mtlrun.tracking.tracker import Description, Tracker
 from mtlrun.weighting.equal import Equal
@@ -42,7 +43,7 @@ def independent_model() -> MultiTaskModel:
         # A normalisation without parameters of its own, and a frozen layer.
         layers = nn.Linear(5, 8), nn.BatchNorm1d(8, affine=False), nn.Tanh(), nn.Linear(8, WIDTH)
         layers[3].requires_grad_(False)
-        return Backbone([nn.Sequential(*layers)], [WIDTH], [False])
+        return Backbone([nn.Sequential(*layers)], [WIDTH], ["vector"])
 
     architecture = Gated(make_backbone=make_backbone, streams={"rows": NAMES})
     return MultiTaskModel(architecture, {n: linear_head(t) for n, t in toy_tasks().items()})
@@ -56,8 +57,7 @@ def engine_of(model: MultiTaskModel, folder: Path) -> Engine:
     loader = TrainLoader(
         dataset,
         tasks,
-        Joint(tasks=NAMES),
-        batch_size=4,
+        Joint(units=units_of({"rows": NAMES}, {"rows": 12}, {}, of="streams", batch_size=4)),
         accumulate=1,
         seed=SEED,
         placement=placement,

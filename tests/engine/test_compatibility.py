@@ -11,10 +11,13 @@ from mtlrun.errors import UserError
 from mtlrun.models.architectures.single_task import SingleTask
 from mtlrun.models.backbones.base import Backbone
 from mtlrun.models.model import MultiTaskModel
-from mtlrun.sampling.base import Sampler
 from mtlrun.sampling.joint import Joint
+from mtlrun.sampling.proportional import Proportional
+from mtlrun.sampling.units import Unit
+from mtlrun.types import TaskInfo
 from mtlrun.weighting.base import LossWeighting
 from mtlrun.weighting.equal import Equal
+from mtlrun.weighting.gls import GLS
 
 NAMES = ("a", "b", "c")
 
@@ -115,11 +118,17 @@ def frozen_last_layer() -> MultiTaskModel:
     return model
 
 
-class Some(Sampler):
-    """Draws the first task alone."""
+TASKS = [Unit(name, "x", (name,), 8, 4) for name in NAMES]
 
-    def draw(self, epoch: int, step: int) -> tuple[str, ...]:
-        return self.tasks[:1]
+
+class Pairs(Proportional):
+    """Draws two tasks a step."""
+
+    several = True
+
+    @property
+    def per_step(self) -> int:
+        return 2
 
 
 class Product(LossWeighting):
@@ -136,7 +145,7 @@ def check(**changes: Any) -> None:
         "architecture_name": "built",
         "sampler_name": "drawn",
         "model": shared_model(),
-        "sampler": Joint(tasks=NAMES),
+        "sampler": Joint(units=[Unit("x", "x", NAMES, 8, 4)]),
         "place": "parameters",
         "device": torch.device("cpu"),
         "settings": {"accumulate": 1, "amp": "none"},
@@ -153,7 +162,8 @@ def check(**changes: Any) -> None:
         {"place": "last_layer", "model": shared_model(streams={"x": ("a",), "y": ("b", "c")})},
         {"weighting": GivenDirection([1.0]), "settings": {"accumulate": 2, "amp": "none"}},
         {"weighting": Equal(), "place": None, "model": separate_model()},
-        {"weighting": Equal(), "place": None, "sampler": Some(tasks=NAMES)},
+        {"weighting": Equal(), "place": None, "sampler": Proportional(units=TASKS)},
+        {"sampler": Pairs(units=TASKS)},
         {"weighting": Equal(), "place": None, "settings": {"accumulate": 2, "amp": "bf16"}},
         {"weighting": Product(), "place": None},
     ],
@@ -192,10 +202,30 @@ def test_what_fits(changes: dict[str, Any]) -> None:
             "architecture=built has none. Use gradients.at=parameters.",
         ),
         (
-            {"sampler": Some(tasks=NAMES)},
-            "weighting=chosen compares the gradients of tasks in one step, and sampler=drawn draws "
-            "some of them only. Use sampler=joint, or a method that needs losses only (mtlrun "
-            "list weighting).",
+            {"sampler": Proportional(units=TASKS)},
+            "weighting=chosen compares the gradients of tasks in one step, and sampler=drawn gives "
+            "steps with one task alone. Use sampler=joint, or sampler=task_subset on a dataset of "
+            "one stream, or a method that weighs each task by itself, such as weighting=equal, "
+            "uncertainty or dwa.",
+        ),
+        (
+            {
+                "weighting": GLS(tasks=[TaskInfo(n, "gaussian", None, 8) for n in NAMES]),
+                "place": None,
+                "sampler": Proportional(units=TASKS),
+            },
+            "weighting=chosen compares the losses of tasks in one step, and sampler=drawn gives "
+            "steps with one task alone. Use sampler=joint, or sampler=task_subset on a dataset of "
+            "one stream, or a method that weighs each task by itself, such as weighting=equal, "
+            "uncertainty or dwa.",
+        ),
+        (
+            {
+                "sampler": Pairs(units=TASKS),
+                "settings": {"accumulate": 1, "amp": "none", "every": 5},
+            },
+            "gradients.every=5 reuses the weights of a step for the next ones, and sampler=drawn "
+            "gives these other tasks. Use gradients.every=1, or sampler=joint.",
         ),
         (
             {"place": "representation", "settings": {"accumulate": 3, "amp": "none"}},

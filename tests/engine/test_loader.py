@@ -10,6 +10,7 @@ from mtlrun.data.base import Source, TensorSource
 from mtlrun.engine.loader import EvaluationLoader, Placement, TrainLoader, label_masks
 from mtlrun.sampling.base import Sampler
 from mtlrun.sampling.joint import Joint
+from mtlrun.sampling.units import EpochLength, Of, Unit, units_of
 from mtlrun.tasks.base import Task
 from mtlrun.tasks.classification import Classification
 from mtlrun.tasks.regression import Regression
@@ -23,6 +24,22 @@ def regressions(names: Sequence[str]) -> dict[str, Task]:
     return {name: Regression(name=name) for name in names}
 
 
+def units_for(
+    sources: Mapping[str, Source],
+    streams: Mapping[str, Sequence[str]],
+    batch_size: int,
+    of: Of,
+) -> tuple[Unit, ...]:
+    rows = {stream: len(source) for stream, source in sources.items()}
+    masks = label_masks(sources, streams, regressions([t for ts in streams.values() for t in ts]))
+    labelled = {
+        task: int(masks[task].sum()) if task in masks else rows[stream]
+        for stream, tasks in streams.items()
+        for task in tasks
+    }
+    return units_of(streams, rows, labelled, of=of, batch_size=batch_size)
+
+
 def loader_of(
     sources: Mapping[str, Source],
     streams: Mapping[str, Sequence[str]],
@@ -33,13 +50,16 @@ def loader_of(
     noise: bool = False,
     workers: int = 0,
     sampler: Sampler | None = None,
+    length: EpochLength | int = "longest",
 ) -> TrainLoader:
     names = [name for tasks in streams.values() for name in tasks]
+    tasks = regressions(names)
+    units = units_for(sources, streams, batch_size, "streams")
     return TrainLoader(
         Toy({"train": sources}, streams, noise),
-        regressions(names),
-        sampler or Joint(tasks=names),
-        batch_size=batch_size,
+        tasks,
+        sampler or Joint(units=units),
+        length=length,
         accumulate=accumulate,
         seed=seed,
         placement=CPU,
@@ -75,14 +95,14 @@ def flat(steps: Sequence[Sequence[Sequence[int]]]) -> list[int]:
 def test_every_row_once_an_epoch_up_to_the_remainder(accumulate: int) -> None:
     loader = one_stream(accumulate=accumulate)  # 22 rows: 5 micro-batches of 4
     assert loader.steps_per_epoch == 5 // accumulate
-    assert loader.rows_per_step == 4 * accumulate
     for epoch in range(3):
         steps = epoch_rows(loader, epoch)
         assert [len(step) for step in steps] == [accumulate] * (5 // accumulate)
         assert all(len(batch) == 4 for step in steps for batch in step)
         rows = flat(steps)
-        assert len(set(rows)) == len(rows) == loader.steps_per_epoch * loader.rows_per_step
+        assert len(set(rows)) == len(rows) == loader.steps_per_epoch * 4 * accumulate
         assert set(rows) <= set(range(22))
+    assert loader.examples == 3 * (5 // accumulate) * accumulate * 4
 
 
 def test_left_over_rows_have_their_turn_in_another_epoch() -> None:
@@ -123,7 +143,7 @@ def test_an_epoch_can_be_entered_anywhere(epoch: int, accumulate: int) -> None:
 
 def test_a_batch_larger_than_the_dataset_is_the_dataset() -> None:
     loader = one_stream(rows=5, batch_size=64)
-    assert (loader.steps_per_epoch, loader.rows_per_step) == (1, 5)
+    assert loader.steps_per_epoch == 1
     orders = [flat(epoch_rows(loader, epoch)) for epoch in range(4)]
     assert all(sorted(order) == list(range(5)) for order in orders)
     assert len(set(map(tuple, orders))) > 1
@@ -131,7 +151,7 @@ def test_a_batch_larger_than_the_dataset_is_the_dataset() -> None:
 
 def test_more_micro_batches_than_the_dataset_has() -> None:
     loader = one_stream(rows=5, batch_size=2, accumulate=5)  # 2 batches a pass, 5 a step
-    assert (loader.steps_per_epoch, loader.rows_per_step) == (1, 10)
+    assert loader.steps_per_epoch == 1
     passes = [batch for epoch in range(2) for step in epoch_rows(loader, epoch) for batch in step]
     assert len(passes) == 10
     for around in range(5):
@@ -143,7 +163,7 @@ def test_more_micro_batches_than_the_dataset_has() -> None:
 
 def test_the_longest_stream_makes_the_epoch_and_shorter_ones_start_again() -> None:
     loader = two_streams()  # x: 22 rows, 5 batches; y: 9 rows, 2 batches
-    assert (loader.steps_per_epoch, loader.rows_per_step) == (5, 8)
+    assert loader.steps_per_epoch == 5
     x, y = [], []
     for epoch in range(4):
         for (batch,) in loader.epoch(epoch, 0):
@@ -169,30 +189,6 @@ def test_streams_are_shuffled_apart() -> None:
 
 
 # -- tasks of a step ------------------------------------------------------------------------------
-
-
-class Turns(Sampler):
-    """Task number (step modulo tasks)."""
-
-    def draw(self, epoch: int, step: int) -> tuple[str, ...]:
-        return (self.tasks[step % len(self.tasks)],)
-
-
-def test_only_streams_of_drawn_tasks_are_read() -> None:
-    loader = two_streams(sampler=Turns(tasks=("a", "b", "c")))
-    drawn = []
-    for epoch in range(2):
-        for (batch,) in loader.epoch(epoch, 0):
-            ((stream, part),) = batch.items()
-            drawn.append((stream, *part.present))
-    turns = [("x", "a"), ("y", "b"), ("y", "c")]
-    assert drawn == [turns[step % 3] for step in range(10)]
-
-
-def test_the_micro_batches_of_a_step_have_the_same_tasks() -> None:
-    loader = two_streams(sampler=Turns(tasks=("a", "b", "c")), accumulate=2)
-    drawn = [[next(iter(b.values())).present for b in step] for step in loader.epoch(0, 0)]
-    assert drawn == [[("a",)] * 2, [("b",)] * 2]
 
 
 def test_a_task_is_present_where_a_row_has_its_label() -> None:

@@ -28,6 +28,7 @@ from mtlrun.engine.engine import _entries_of
 from mtlrun.errors import UserError
 from mtlrun.models.model import MultiTaskModel
 from mtlrun.sampling.joint import Joint
+from mtlrun.sampling.units import Unit
 from mtlrun.tasks.base import Task
 from mtlrun.types import Batch
 from mtlrun.weighting.base import Place, Weighting
@@ -241,7 +242,7 @@ def check(
         architecture_name="built",
         sampler_name="joint",
         model=model,
-        sampler=Joint(tasks=NAMES),
+        sampler=Joint(units=[Unit("x", "x", tuple(NAMES), 8, 4)]),
         place=place,
         device=torch.device("cpu"),
         settings={**SETTINGS, **settings},

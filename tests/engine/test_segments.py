@@ -26,6 +26,7 @@ from mtlrun.engine.step import TrainingStep
 from mtlrun.models.architectures.base import Architecture
 from mtlrun.models.model import MultiTaskModel
 from mtlrun.tasks.base import Task
+from mtlrun.types import Layout
 
 DEEP = 6
 
@@ -210,8 +211,8 @@ class Stacked(Architecture):
     def out_channels(self, task: str) -> int:
         return WIDTH
 
-    def spatial(self, task: str) -> bool:
-        return False
+    def layout(self, task: str) -> Layout:
+        return "vector"
 
     def features(self, inputs: Mapping[str, Tensor], tasks: Sequence[str]) -> dict[str, Tensor]:
         low = torch.tanh(self.low(inputs["rows"]))

@@ -25,4 +25,4 @@ class ResidualMLP(Backbone):
             inputs *= size
         first = nn.Sequential(nn.Flatten(), nn.Linear(inputs, width))
         stages = [first, *(Residual(width) for _ in range(depth))]
-        super().__init__(stages, [width] * len(stages), [False] * len(stages))
+        super().__init__(stages, [width] * len(stages), ["vector"] * len(stages))

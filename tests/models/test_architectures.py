@@ -51,8 +51,8 @@ def test_features_have_the_declared_shape(name: str, streams: Mapping[str, Seque
     assert list(features) == ["c", "a", "b"]
     for task, value in features.items():
         assert value.shape == (3, architecture.out_channels(task))
-        assert not architecture.spatial(task)
-    assert build(name, streams, make_cnn).spatial("a")
+        assert architecture.layout(task) == "vector"
+    assert build(name, streams, make_cnn).layout("a") == "map"
     assert build(name, streams, make_cnn).out_channels("a") == 3
 
 

@@ -1,30 +1,23 @@
 """Every backbone of configs/backbone, and what is particular to the small ones."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
+from backbone_inputs import NAMES, build, inputs_of, kind_of
 from torch import Tensor, nn
 
-from mtlrun.models.backbones.base import Backbone
 from mtlrun.models.backbones.cnn import CNN
 from mtlrun.models.backbones.lenet import LeNet
 from mtlrun.models.backbones.mlp import MLP
 
-CONFIGS = Path(__file__).parents[2] / "configs" / "backbone"
-NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
-SHAPE = (3, 36, 40)
+IMAGES = [name for name in NAMES if kind_of(name) == "values" and name != "mlp"]
+SIDE_BY_SIDE = {"text_cnn": 3, "lstm": 4}
+"""Matrices of the last layer, where it has more than one."""
 
 
-def build(name: str, shape: tuple[int, ...] = SHAPE, **settings: Any) -> Backbone:
-    torch.manual_seed(0)
-    config = OmegaConf.load(CONFIGS / f"{name}.yaml")
-    backbone = instantiate(config, input_shape=shape, _convert_="all", **settings)
-    assert isinstance(backbone, Backbone)
-    return backbone
+def in_double(inputs: Tensor) -> Tensor:
+    return inputs.double() if inputs.is_floating_point() else inputs
 
 
 def count(module: nn.Module) -> int:
@@ -35,19 +28,20 @@ def count(module: nn.Module) -> int:
 @pytest.mark.parametrize("training", [True, False])
 def test_stages_give_what_they_declare(name: str, training: bool) -> None:
     backbone = build(name).train(training)
-    features = torch.randn(2, *SHAPE)
-    for stage, channels, spatial in zip(
-        backbone.stages, backbone.channels, backbone.spatial, strict=True
+    features = inputs_of(kind_of(name), 2)
+    for stage, channels, layout in zip(
+        backbone.stages, backbone.channels, backbone.layouts, strict=True
     ):
         features = stage(features)
-        assert features.shape[:2] == (2, channels)
-        assert features.dim() == (4 if spatial else 2)
+        assert len(features) == 2
+        assert features.shape[2 if layout == "sequence" else 1] == channels
+        assert features.dim() == {"map": 4, "sequence": 3, "vector": 2}[layout]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_forward_is_the_stages_in_turn_and_deterministic(name: str) -> None:
     backbone, again = build(name).eval(), build(name).eval()
-    inputs = torch.randn(2, *SHAPE)
+    inputs = inputs_of(kind_of(name), 2)
     expected = inputs
     for stage in backbone.stages:
         expected = stage(expected)
@@ -58,15 +52,16 @@ def test_forward_is_the_stages_in_turn_and_deterministic(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_row_of_a_batch_equals_a_batch_of_one_in_evaluation(name: str) -> None:
     backbone = build(name).eval().double()
-    inputs = torch.randn(3, *SHAPE, dtype=torch.float64)
+    inputs = in_double(inputs_of(kind_of(name), 3))
     torch.testing.assert_close(backbone(inputs)[:1], backbone(inputs[:1]))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_trains_on_a_batch_of_one_with_a_map_of_one_position(name: str) -> None:
-    shape = (3, 16, 16) if name == "lenet" else (3, 8, 8)
+    side = {"lenet": 16, "tutorial_cnn": 17}.get(name, 8)
+    shape = (3, side, side)
     backbone = build(name, shape).train()
-    backbone(torch.randn(1, *shape)).sum().backward()
+    backbone(inputs_of(kind_of(name), 1, shape)).sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in backbone.parameters())
 
 
@@ -76,29 +71,31 @@ def test_last_layer_is_the_matrix_applied_last(name: str) -> None:
     applied: list[nn.Parameter] = []
 
     def note(module: nn.Module, *_: Any) -> None:
-        applied.append(module.weight)
+        applied.extend(p for p in module.parameters(recurse=False) if p.dim() >= 2)
 
     for module in backbone.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d):
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.Embedding | nn.LSTM):
             module.register_forward_hook(note)
-    features: Tensor = backbone(torch.randn(2, *SHAPE))
-    (last,) = backbone.last_layer()
-    assert last is applied[-1]
-    (gradient,) = torch.autograd.grad(features.square().mean(), [last])
-    assert gradient.abs().sum() > 0
+    features: Tensor = backbone(inputs_of(kind_of(name), 2))
+    last = backbone.last_layer()
+    expected = applied[-SIDE_BY_SIDE.get(name, 1) :]
+    assert [id(p) for p in last] == [id(p) for p in expected]
+    for gradient in torch.autograd.grad(features.square().mean(), last):
+        assert gradient.abs().sum() > 0
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_channels_last_gives_the_same_features(name: str) -> None:
     backbone = build(name).eval().double()
-    inputs = torch.randn(2, *SHAPE, dtype=torch.float64)
+    inputs = in_double(inputs_of(kind_of(name), 2))
     expected = backbone(inputs)
     backbone.to(memory_format=torch.channels_last)
-    inputs = inputs.to(memory_format=torch.channels_last)
+    if inputs.dim() == 4:
+        inputs = inputs.to(memory_format=torch.channels_last)
     torch.testing.assert_close(backbone(inputs), expected)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "mlp"])
+@pytest.mark.parametrize("name", IMAGES)
 def test_image_backbones_refuse_vectors(name: str) -> None:
     family = name.removesuffix("_dilated")
     with pytest.raises(
@@ -109,6 +106,8 @@ def test_image_backbones_refuse_vectors(name: str) -> None:
 
 def test_every_backbone_has_a_config() -> None:
     assert {"mlp", "lenet", "cnn", "resnet18", "resnet50"} <= set(NAMES)
+    assert {"bag_of_words", "text_cnn", "lstm", "transformer", "pretrained_text"} <= set(NAMES)
+    assert "tabular_mlp" in NAMES
 
 
 @pytest.mark.parametrize("shape", [(64,), (8, 8), (1, 8, 8)])

@@ -10,7 +10,7 @@ from mtlrun.models.model import MultiTaskModel
 def names_of_layers(trunk: nn.Module, *frozen: str) -> list[list[str]]:
     backbone = Backbone([trunk], [4], [False])
     architecture = HPS(make_backbone=lambda _: backbone, streams={"rows": ("a", "b")})
-    head = LinearHead(in_channels=4, out_channels=1, spatial=False)
+    head = LinearHead(in_channels=4, out_channels=1, layout="vector")
     model = MultiTaskModel(architecture, {"a": head, "b": head})
     for name in frozen:
         trunk.get_parameter(name).requires_grad_(False)

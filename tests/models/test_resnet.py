@@ -76,7 +76,7 @@ def test_parameter_counts(
         backbone = network(input_shape=SHAPE)
     assert sum(p.numel() for p in backbone.parameters()) == parameters
     assert backbone.channels == channels
-    assert backbone.spatial == (True,) * 5
+    assert backbone.layouts == ("map",) * 5
 
 
 @pytest.mark.parametrize("network", [ResNet18, ResNet50])

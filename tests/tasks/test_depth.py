@@ -83,7 +83,7 @@ def test_labelled_rows_and_facts(task):
     target[1, 0, 0] = 1.5
     target[2] = math.nan
     assert task.labelled(target).tolist() == [False, True, False]
-    assert (task.output_size, task.dense, task.likelihood) == (1, True, "laplace")
+    assert (task.output_size, task.per, task.likelihood) == (1, "pixel", "laplace")
     assert task.initial_loss is None
 
 

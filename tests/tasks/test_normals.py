@@ -117,7 +117,7 @@ def test_length_does_not_matter_and_opposite_is_2(task):
     normal = torch.tensor([0.0, 0.6, 0.8]).view(1, 3, 1, 1)
     assert task.loss(5 * normal, normal / 2).item() == pytest.approx(0, abs=1e-6)
     assert task.loss(-normal, normal).item() == pytest.approx(2)
-    assert (task.output_size, task.dense, task.likelihood) == (3, True, "laplace")
+    assert (task.output_size, task.per, task.likelihood) == (3, "pixel", "laplace")
 
 
 def test_labelled_rows(task):

@@ -133,6 +133,66 @@ def test_metrics_of_nothing_are_nan() -> None:
     assert all(math.isnan(value) for value in metrics.values())
 
 
+STANDARDISED = [(1998.0, 10.5), ([3.0, -20.0, 1e4], [0.1, 5.0, 300.0])]
+
+
+@pytest.mark.parametrize(("center", "scale"), STANDARDISED)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_losses_are_on_the_standardised_scale(
+    loss: str, center: float | list[float], scale: float | list[float]
+) -> None:
+    task = Regression(name="joints", outputs=3, loss=loss, center=center, scale=scale)
+    prediction, standard = draw(40, 3)
+    standard = standard - 5
+    target = (standard.double() * torch.tensor(scale) + torch.tensor(center)).float()
+    known = ~target.isnan()
+    expected = LOSSES[loss](prediction[known], standard[known])
+    torch.testing.assert_close(task.loss(prediction, target), expected, rtol=1e-4, atol=0)
+    assert task.loss(prediction.bfloat16(), target).dtype == torch.float32
+
+
+def test_huber_delta_is_on_the_standardised_scale() -> None:
+    task = Regression(name="ink", loss="huber", delta=0.5, center=100, scale=10)
+    value = task.loss(torch.tensor([[0.2], [3.0]]), torch.full((2,), 100.0))
+    assert value.item() == pytest.approx((0.5 * 0.2**2 + 0.5 * (3 - 0.25)) / 2)
+
+
+@pytest.mark.parametrize(("center", "scale"), STANDARDISED)
+def test_metrics_are_in_the_targets_units_and_r2_does_not_change(
+    center: float | list[float], scale: float | list[float]
+) -> None:
+    prediction, target = draw(40, 3)
+    scales, centers = (torch.tensor(value, dtype=torch.float64) for value in (scale, center))
+    target = (target.double() - 5) * scales + centers
+    prediction = prediction - 5
+    task = Regression(name="joints", outputs=3, center=center, scale=scale)
+    plain = Regression(name="joints", outputs=3)
+    expected = plain.compute(plain.statistics(prediction.double() * scales + centers, target))
+    assert 0.5 < expected["r2"] < 1
+    assert task.compute(task.statistics(prediction, target)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_gradient_of_standardised_values_leaves_missing_ones_out_exactly() -> None:
+    task = Regression(name="ink", center=5.0, scale=2.0)
+    prediction, target = draw(64, 0)
+    rows = ~target.isnan()
+    whole = prediction.clone().requires_grad_()
+    task.loss(whole, target).backward()
+    part = prediction[rows].clone().requires_grad_()
+    task.loss(part, target[rows]).backward()
+    assert torch.equal(whole.grad[rows], part.grad)
+    assert torch.equal(whole.grad[~rows], torch.zeros_like(whole.grad[~rows]))
+
+
+def test_constants_made_in_an_evaluation_serve_in_training() -> None:
+    task = Regression(name="joints", outputs=2, center=[1.0, 2.0], scale=[2.0, 4.0])
+    prediction, target = torch.zeros(1, 2, requires_grad=True), torch.tensor([[5.0, 2.0]])
+    with torch.inference_mode():
+        task.statistics(prediction, target)
+    task.loss(prediction, target).backward()
+    assert torch.equal(prediction.grad, torch.tensor([[-2.0, 0.0]]))
+
+
 def test_labelled() -> None:
     nan = torch.nan
     assert Regression(name="ink").labelled(torch.tensor([0.0, nan])).tolist() == [True, False]
@@ -157,6 +217,11 @@ def test_shapes_that_do_not_match_are_refused() -> None:
         ({"loss": "mean"}, "loss='mean': choose one of mse, l1, huber"),
         ({"delta": 2.0}, "delta=2.0: only loss=huber"),
         ({"loss": "huber", "delta": 0.0}, "delta=0.0"),
+        ({"scale": 0.0}, "scale=0.0: must be above 0"),
+        ({"scale": math.nan}, "scale=nan: must be above 0"),
+        ({"outputs": 2, "scale": [1.0, -1.0]}, r"scale=\[1.0, -1.0\]: must be above 0"),
+        ({"center": math.inf}, "center=inf: must be finite"),
+        ({"outputs": 3, "center": [0.0, 1.0]}, r"center=\[0.0, 1.0\]: .* for each of 3"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments: dict, message: str) -> None:

@@ -100,7 +100,7 @@ def test_an_untrained_network_starts_at_log_classes(task):
     logits = torch.zeros(1, CLASSES, 2, 2)
     target = torch.randint(CLASSES, (1, 2, 2))
     assert task.initial_loss == pytest.approx(task.loss(logits, target).item())
-    assert (task.output_size, task.dense, task.likelihood) == (CLASSES, True, "classification")
+    assert (task.output_size, task.per, task.likelihood) == (CLASSES, "pixel", "classification")
 
 
 def test_half_precision_logits_lose_nothing_in_the_loss(task):

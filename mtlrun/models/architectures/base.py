@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from torch import Tensor, nn
 
 from mtlrun.models.backbones.base import Backbone
+from mtlrun.types import Layout
 
 MakeBackbone = Callable[[int], Backbone]
 """Builds copy ``n`` of the configured backbone. The initial weights depend on ``n`` alone: copy 0
@@ -62,5 +63,5 @@ class Architecture(nn.Module):
         """Channels of the features of ``task``."""
 
     @abstractmethod
-    def spatial(self, task: str) -> bool:
-        """Whether the features of ``task`` are maps."""
+    def layout(self, task: str) -> Layout:
+        """Of the features of ``task``."""

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from mtlrun.models.architectures.base import Architecture, MakeBackbone
+from mtlrun.types import Layout
 
 
 class HPS(Architecture):
@@ -53,7 +54,7 @@ class HPS(Architecture):
         del task
         return self.backbone.channels[-1]
 
-    def spatial(self, task: str) -> bool:
-        """Whether the backbone's last stage gives maps."""
+    def layout(self, task: str) -> Layout:
+        """That of the backbone's last stage."""
         del task
-        return self.backbone.spatial[-1]
+        return self.backbone.layouts[-1]

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from mtlrun.models.architectures.base import Architecture, MakeBackbone
 from mtlrun.models.backbones.base import Backbone
+from mtlrun.types import Layout
 
 
 class SingleTask(Architecture):
@@ -49,6 +50,6 @@ class SingleTask(Architecture):
         """Channels of the last stage of the task's backbone."""
         return self.backbone_of[task].channels[-1]
 
-    def spatial(self, task: str) -> bool:
-        """Whether the last stage of the task's backbone gives maps."""
-        return self.backbone_of[task].spatial[-1]
+    def layout(self, task: str) -> Layout:
+        """That of the last stage of the task's backbone."""
+        return self.backbone_of[task].layouts[-1]

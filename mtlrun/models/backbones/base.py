@@ -1,33 +1,42 @@
 """The contract of a backbone."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from torch import Tensor, nn
+
+from mtlrun.types import InputKind, Layout
 
 
 class Backbone(nn.Module):
     """A list of stages with known output channels. Architectures attach at stages.
 
     Every backbone takes the runtime fact ``input_shape`` (of one input, without the batch) as a
-    keyword beside its own settings.
+    keyword beside its own settings; one that reads tokens or columns those of
+    :data:`~mtlrun.types.InputKind`, too.
 
     Args:
         stages: modules to call one after the other.
         channels: output channels (or features) of each stage.
-        spatial: whether each stage gives maps [N, C, H, W] (True) or vectors [N, C] (False).
+        layouts: of each stage's output, see :data:`~mtlrun.types.Layout`.
+
+    Attributes:
+        reads: the kinds of input that it takes.
     """
 
+    reads: ClassVar[tuple[InputKind, ...]] = ("values",)
+
     def __init__(
-        self, stages: Sequence[nn.Module], channels: Sequence[int], spatial: Sequence[bool]
+        self, stages: Sequence[nn.Module], channels: Sequence[int], layouts: Sequence[Layout]
     ) -> None:
         super().__init__()
-        assert len(stages) == len(channels) == len(spatial) > 0
+        assert len(stages) == len(channels) == len(layouts) > 0
         self.stages = nn.ModuleList(stages)
         self.channels = tuple(channels)
-        self.spatial = tuple(spatial)
+        self.layouts = tuple(layouts)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Features of the last stage, [N, C] or [N, C, H, W]."""
+        """Features of the last stage."""
         features = inputs
         for stage in self.stages:
             features = stage(features)

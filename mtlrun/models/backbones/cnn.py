@@ -49,4 +49,4 @@ class CNN(Backbone):
                 layers.append(nn.MaxPool2d(pool))
             stages.append(nn.Sequential(*layers))
             channels_before = out_channels
-        super().__init__(stages, widths, [True] * len(stages))
+        super().__init__(stages, widths, ["map"] * len(stages))

@@ -49,7 +49,7 @@ class LeNet(Backbone):
             nn.Sequential(*second, nn.MaxPool2d(2), nn.ReLU()),
             nn.Sequential(nn.Flatten(), nn.Linear(20 * positions, 50), nn.ReLU()),
         ]
-        super().__init__(stages, (10, 20, 50), (True, True, False))
+        super().__init__(stages, (10, 20, 50), ("map", "map", "vector"))
 
 
 def _side(side: int) -> int:

@@ -6,9 +6,8 @@ from math import prod
 from torch import nn
 
 from mtlrun.models.backbones.base import Backbone
-from mtlrun.models.checks import expect_probability, expect_widths
-from mtlrun.models.layers import activation as make_activation
-from mtlrun.models.layers import vector_norm
+from mtlrun.models.checks import expect_widths
+from mtlrun.models.layers import dense_stages
 
 
 class MLP(Backbone):
@@ -19,7 +18,7 @@ class MLP(Backbone):
     Args:
         input_shape: shape of one input, without the batch; any.
         hidden: width of each layer, one or more.
-        activation: ``relu``, ``leaky_relu``, ``elu``, ``gelu``, ``silu`` or ``tanh``.
+        activation: ``relu``, ``leaky_relu``, ``elu``, ``gelu``, ``silu``, ``tanh`` or ``sigmoid``.
         dropout: rate after each layer.
         norm: ``none``, ``batch`` or ``layer``.
 
@@ -37,17 +36,6 @@ class MLP(Backbone):
         norm: str = "none",
     ) -> None:
         widths = expect_widths("hidden", hidden)
-        expect_probability("dropout", dropout)
-        stages: list[nn.Module] = []
-        width_before = prod(input_shape)
-        for width in widths:
-            layers: list[nn.Module] = []
-            if not stages and len(input_shape) != 1:
-                layers.append(nn.Flatten())
-            layers += [nn.Linear(width_before, width, bias=norm != "batch")]
-            layers += [*vector_norm(norm, width), make_activation(activation)]
-            if dropout > 0:
-                layers.append(nn.Dropout(dropout))
-            stages.append(nn.Sequential(*layers))
-            width_before = width
-        super().__init__(stages, widths, [False] * len(stages))
+        flat = [nn.Flatten()] if len(input_shape) != 1 else []
+        stages = dense_stages(prod(input_shape), widths, activation, dropout, norm, before=flat)
+        super().__init__(stages, widths, ["vector"] * len(stages))

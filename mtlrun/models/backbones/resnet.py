@@ -174,7 +174,7 @@ class ResNet(Backbone):
             )
         layers, channels = self._layers(stem_stride, output_stride or possible[0])
         stages = [_stem(in_channels, small_input), *layers]
-        super().__init__(stages, [64, *channels], [True] * len(stages))
+        super().__init__(stages, [64, *channels], ["map"] * len(stages))
         self._initialise()
         if weights is not None:
             load_torchvision(self, Path(weights))

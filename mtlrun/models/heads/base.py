@@ -4,20 +4,23 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from mtlrun.types import Per
+
 
 class Head(nn.Module):
     """From features to one task's prediction.
 
     Every head takes, beside its own settings, the runtime facts ``in_channels`` (of the features),
-    ``out_channels`` (the task's output size), ``spatial`` (whether features are maps) and ``size``
-    ((H, W) of a dense prediction, None for a task with one prediction a row) as keywords.
+    ``out_channels`` (the task's output size), ``layout`` (of the features) and ``size``
+    ((H, W) of a prediction for each pixel, None for other tasks) as keywords.
 
     Attributes:
-        dense: whether it gives a prediction for each pixel, [N, out_channels, H, W].
+        per: what it gives a prediction for: a row, [N, out_channels]; each pixel, [N, out_channels,
+            H, W]; or each token, [N, L, out_channels].
     """
 
-    dense: ClassVar[bool] = False
+    per: ClassVar[Per] = "row"
 
     def forward(self, features: Tensor) -> Tensor:
-        """Prediction, [N, out_channels] or [N, out_channels, H, W]."""
+        """Prediction, see ``per``."""
         raise NotImplementedError  # abstract

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from mtlrun.models.checks import expect_maps
 from mtlrun.models.heads.base import Head
 from mtlrun.models.layers import convolution, resize
+from mtlrun.types import Layout
 
 
 class ConvHead(Head):
@@ -13,31 +14,31 @@ class ConvHead(Head):
     Args:
         in_channels: of the features.
         out_channels: numbers to predict for each pixel.
-        spatial: whether features are maps; vectors are refused.
+        layout: of the features; only maps will do.
         size: (H, W) of the prediction.
         hidden: channels of the 3x3 convolutions.
         depth: how many of them; 0 leaves the 1x1 alone.
         norm: ``batch``, ``group`` or ``none``.
 
     Raises:
-        ValueError: where the task is not dense, the features are vectors, or a setting is wrong.
+        ValueError: where the task is not dense, the features are no maps, or a setting is wrong.
     """
 
-    dense = True
+    per = "pixel"
 
     def __init__(
         self,
         *,
         in_channels: int,
         out_channels: int,
-        spatial: bool,
+        layout: Layout,
         size: tuple[int, int] | None,
         hidden: int = 128,
         depth: int = 1,
         norm: str = "batch",
     ) -> None:
         super().__init__()
-        self.size = expect_maps("heads=conv", spatial, size)
+        self.size = expect_maps("heads=conv", layout, size)
         if depth < 0 or hidden < 1:
             raise ValueError(
                 f"depth={depth} must be 0 or more, and hidden={hidden} must be 1 or more"

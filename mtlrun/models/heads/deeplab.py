@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from mtlrun.models.checks import expect_maps, expect_probability
 from mtlrun.models.heads.base import Head
 from mtlrun.models.layers import convolution, resize
+from mtlrun.types import Layout
 
 
 class ASPP(nn.Module):
@@ -57,7 +58,7 @@ class DeepLabHead(Head):
     Args:
         in_channels: of the features.
         out_channels: numbers to predict for each pixel.
-        spatial: whether features are maps; vectors are refused.
+        layout: of the features; only maps will do.
         size: (H, W) of the prediction.
         channels: of the decoder.
         rates: dilations of the pyramid. The paper's are 6, 12, 18 for a backbone of output stride
@@ -66,24 +67,24 @@ class DeepLabHead(Head):
         dropout: rate after the pyramid's projection.
 
     Raises:
-        ValueError: where the task is not dense, the features are vectors, or a setting is wrong.
+        ValueError: where the task is not dense, the features are no maps, or a setting is wrong.
     """
 
-    dense = True
+    per = "pixel"
 
     def __init__(
         self,
         *,
         in_channels: int,
         out_channels: int,
-        spatial: bool,
+        layout: Layout,
         size: tuple[int, int] | None,
         channels: int = 256,
         rates: Sequence[int] = (12, 24, 36),
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
-        self.size = expect_maps("heads=deeplab", spatial, size)
+        self.size = expect_maps("heads=deeplab", layout, size)
         expect_probability("dropout", dropout)
         if channels < 1 or not rates or min(rates) < 1:
             raise ValueError(

@@ -4,20 +4,22 @@ from torch import Tensor, nn
 
 from mtlrun.models.checks import expect_rows
 from mtlrun.models.heads.base import Head
-from mtlrun.models.layers import GlobalAveragePool
+from mtlrun.models.layers import pooling
+from mtlrun.types import Layout
 
 
 class LinearHead(Head):
-    """A linear layer on the features, averaged over their positions where they are maps.
+    """A linear layer on the features, pooled over their positions where they have any.
 
     Args:
         in_channels: of the features.
         out_channels: numbers to predict.
-        spatial: whether features are maps.
+        layout: of the features.
         size: None; a dense task's (H, W) is refused.
+        pool: ``mean`` or ``max`` over the positions of maps, or over the tokens of sequences.
 
     Raises:
-        ValueError: where the task is dense.
+        ValueError: where the task is dense, or ``pool`` is wrong or has no effect.
     """
 
     def __init__(
@@ -25,13 +27,13 @@ class LinearHead(Head):
         *,
         in_channels: int,
         out_channels: int,
-        spatial: bool,
+        layout: Layout,
         size: tuple[int, int] | None = None,
+        pool: str = "mean",
     ) -> None:
         super().__init__()
         expect_rows("heads=linear", size)
-        pool = [GlobalAveragePool()] if spatial else []
-        self.layers = nn.Sequential(*pool, nn.Linear(in_channels, out_channels))
+        self.layers = nn.Sequential(*pooling(layout, pool), nn.Linear(in_channels, out_channels))
 
     def forward(self, features: Tensor) -> Tensor:
         """Prediction, [N, out_channels]."""

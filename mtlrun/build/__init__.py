@@ -1,0 +1,29 @@
+"""From configuration to parts."""
+
+from mtlrun.build.check import check_settings
+from mtlrun.build.components import component
+from mtlrun.build.data import dataset_and_tasks, task_infos, task_names
+from mtlrun.build.network import model
+from mtlrun.build.training import (
+    bare_weighting,
+    forward_flops,
+    optimizer,
+    sampler,
+    scheduler,
+    weighting,
+)
+
+__all__ = [
+    "bare_weighting",
+    "check_settings",
+    "component",
+    "dataset_and_tasks",
+    "forward_flops",
+    "model",
+    "optimizer",
+    "sampler",
+    "scheduler",
+    "task_infos",
+    "task_names",
+    "weighting",
+]

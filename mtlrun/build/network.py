@@ -1,0 +1,142 @@
+"""The network: backbone, architecture, heads."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mtlrun.build.components import Settings, component, located
+from mtlrun.build.data import declared_tasks
+from mtlrun.config import Config
+from mtlrun.data.base import Dataset
+from mtlrun.errors import UserError, did_you_mean
+from mtlrun.models.architectures.base import Architecture
+from mtlrun.models.backbones.base import Backbone
+from mtlrun.models.heads.base import Head
+from mtlrun.models.model import MultiTaskModel
+from mtlrun.randomness import seed_global
+from mtlrun.tasks.base import Task
+from mtlrun.types import InputKind, Layout, Per
+
+INPUT_FACTS = (
+    "input_shape",
+    "vocabulary",
+    "numeric",
+    "cardinalities",
+    "text_length",
+)
+"""What a dataset may say of its inputs, see :data:`mtlrun.types.InputKind`."""
+
+READERS: Mapping[InputKind, str] = {
+    "values": "Use backbone=mlp, or for images backbone=cnn or resnet18.",
+    "tokens": "Use a backbone for text: bag_of_words, text_cnn, lstm or transformer.",
+    "columns": "Use backbone=tabular_mlp, or dataset.categorical=onehot where there is no text.",
+}
+
+
+def head_settings(config: Config) -> list[tuple[str, Settings]]:
+    """The settings of each choice of head, and how the user names it.
+
+    Raises:
+        UserError: ``heads.of`` names a task that there is not.
+    """
+    base = {key: value for key, value in config.heads.items() if key != "of"}
+    found: list[tuple[str, Settings]] = [("heads", base)]
+    known = list(declared_tasks(config))
+    for name in config.heads.get("of") or {}:
+        if name not in known:
+            raise UserError(f"heads.of.{name}: no such task. {did_you_mean(name, known)}")
+        found.append((f"heads.of.{name}", _head_of(config, name)))
+    return found
+
+
+def _head_of(config: Config, task: str) -> dict[str, Any]:
+    """A task's head settings: the common choice, changed or replaced by ``heads.of.<task>``."""
+    base = {key: value for key, value in config.heads.items() if key != "of"}
+    own = (config.heads.get("of") or {}).get(task) or {}
+    if "_target_" in own and own["_target_"] != base.get("_target_"):
+        return dict(own)
+    return {**base, **own}
+
+
+def model(config: Config, dataset: Dataset, tasks: Mapping[str, Task]) -> MultiTaskModel:
+    """The network. The initial weights of each part depend on the seed and the part alone."""
+    shape, inputs = _inputs(config, dataset)
+
+    def make_backbone(copy: int = 0) -> Backbone:
+        seed_global(config.seed, "init", "backbone", copy)
+        made: Backbone = component(config.backbone, "backbone", Backbone, **inputs)
+        return made
+
+    facts = {"make_backbone": make_backbone, "streams": dataset.streams}
+    architecture: Architecture = component(
+        config.architecture, "architecture", Architecture, **facts
+    )
+    heads: dict[str, Head] = {}
+    declared_as = {member: name for name, members in dataset.families.items() for member in members}
+    for name, task in tasks.items():
+        seed_global(config.seed, "init", "head", name)
+        size = tuple(shape[-2:]) if task.per == "pixel" else None
+        settings = _head_of(config, declared_as.get(name, name))
+        _check_head(settings, name, task, architecture.layout(name))
+        heads[name] = component(
+            settings,
+            f"heads (task {name})",
+            Head,
+            in_channels=architecture.out_channels(name),
+            out_channels=task.output_size,
+            layout=architecture.layout(name),
+            size=size,
+        )
+    return MultiTaskModel(architecture, heads)
+
+
+def _inputs(config: Config, dataset: Dataset) -> tuple[tuple[int, ...], dict[str, Any]]:
+    """The shape of an input, and all facts that a backbone may take of it.
+
+    Raises:
+        UserError: the streams' inputs differ, or the backbone does not read such inputs.
+    """
+    shapes = {dataset.input_shape[stream] for stream in dataset.streams}
+    if len(shapes) > 1:
+        raise UserError(
+            "The dataset's streams have inputs of different shapes "
+            f"({', '.join(map(str, sorted(shapes)))}), and one backbone reads one shape."
+        )
+    kinds = {stream: dataset.input_kind.get(stream, "values") for stream in dataset.streams}
+    facts = [dataset.input_facts.get(stream, {}) for stream in dataset.streams]
+    if len(set(kinds.values())) > 1 or any(other != facts[0] for other in facts):
+        raise UserError(
+            "The dataset's streams have inputs of different kinds, and one backbone reads one kind."
+        )
+    (kind,) = set(kinds.values())
+    target = located(config.backbone, "backbone")
+    reads = getattr(target, "reads", ("values",))
+    if kind not in reads:
+        raise UserError(
+            f"backbone={target.__name__} reads {' or '.join(reads)}, and this dataset gives "
+            f"{kind}. {READERS[kind]}"
+        )
+    (shape,) = shapes
+    return shape, {"input_shape": shape, **facts[0]}
+
+
+def _check_head(settings: Settings, name: str, task: Task, layout: Layout) -> None:
+    """Refuse a head that predicts for something else than the task does."""
+    target = located(settings, f"heads (task {name})")
+    gives: Per = getattr(target, "per", "row")
+    if gives == task.per and not (gives == "token" and layout != "sequence"):
+        return
+    if gives == task.per:
+        raise UserError(
+            f"Task {name} predicts for each token, and this backbone ends in {layout}s, which keep "
+            "none. Use a backbone that keeps them: backbone=lstm or backbone=transformer."
+        )
+    use = {
+        "row": "heads=linear or heads=mlp",
+        "pixel": "heads=conv or heads=deeplab",
+        "token": "heads=tagging",
+    }
+    raise UserError(
+        f"heads (task {name}): {target.__name__} gives a prediction for each {gives}, and this "
+        f"task predicts for each {task.per}: use {use[task.per]}, for this task alone by "
+        f"heads.of.{name}._target_=..."
+    )

@@ -1,0 +1,146 @@
+"""A Transformer encoder over words, trained from scratch."""
+
+import math
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mtlrun.models.backbones.base import Backbone
+from mtlrun.models.checks import expect_probability, expect_widths
+from mtlrun.models.layers import token_mask
+from mtlrun.models.text import only_tokens
+from mtlrun.types import InputKind
+
+
+class Transformer(Backbone):
+    """A small Transformer encoder (Vaswani et al., NeurIPS 2017) that normalises first.
+
+    Stage 1 gives each word its vector, times sqrt(width), plus the sines of its position, so that
+    a row may have any length. Each further stage is a block: x + attention(norm(x)), then
+    x + feed-forward(norm(x)), with GELU. Normalising inside the residual branch (Xiong et al., ICML
+    2020) trains without a warm-up. The last block ends in a normalisation.
+
+    Args:
+        vocabulary: numbers that a token may have.
+        width: of the words' vectors and of all blocks; even.
+        layers: number of blocks.
+        attention_heads: of each block; they divide ``width``.
+        feedforward: width of the hidden layer in each block.
+        dropout: rate of the words' vectors, and at the end of each residual branch.
+
+    Raises:
+        ValueError: where a setting is wrong.
+    """
+
+    reads: ClassVar[tuple[InputKind, ...]] = ("tokens",)
+
+    def __init__(
+        self,
+        *,
+        vocabulary: int,
+        width: int = 128,
+        layers: int = 2,
+        attention_heads: int = 4,
+        feedforward: int = 256,
+        dropout: float = 0.1,
+    ) -> None:
+        counts = {"width": width, "layers": layers, "attention_heads": attention_heads}
+        for name, count in {**counts, "feedforward": feedforward}.items():
+            expect_widths(name, [count])
+        expect_probability("dropout", dropout)
+        if width % 2 or width % attention_heads:
+            raise ValueError(
+                f"width={width} must be even and a multiple of attention_heads={attention_heads}"
+            )
+        stages: list[nn.Module] = [PlacedWords(vocabulary, width, dropout)]
+        for number in range(layers):
+            last = number == layers - 1
+            stages.append(Block(width, attention_heads, feedforward, dropout, last))
+        super().__init__(stages, [width] * len(stages), ["sequence"] * len(stages))
+
+
+class PlacedWords(nn.Module):
+    """Vectors of words and their positions: [N, L] -> [N, L, width], 0 at padding.
+
+    Vectors begin with deviation 1 / sqrt(width), so 1 after the factor.
+
+    Args:
+        vocabulary: numbers that a token may have.
+        width: of the vectors.
+        dropout: rate.
+    """
+
+    def __init__(self, vocabulary: int, width: int, dropout: float) -> None:
+        super().__init__()
+        self.table = nn.Embedding(vocabulary, width, padding_idx=0)
+        with torch.no_grad():
+            self.table.weight.normal_(std=width**-0.5)[0] = 0
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """A sequence, [N, L, width]."""
+        vectors = self.table(tokens) * math.sqrt(self.table.embedding_dim)
+        placed = vectors + sinusoids(tokens.shape[1], vectors)
+        return only_tokens(self.dropout(placed), tokens != 0)
+
+
+def sinusoids(length: int, like: Tensor) -> Tensor:
+    """Positions as sines and cosines (Vaswani et al., section 3.5), [length, width].
+
+    Args:
+        length: number of positions.
+        like: a tensor of the kind wanted, its last dimension the width, even.
+    """
+    width = like.shape[-1]
+    halves = torch.arange(0, width, 2, device=like.device, dtype=like.dtype)
+    speeds = torch.exp(halves * (-math.log(10_000) / width))
+    angles = torch.arange(length, device=like.device, dtype=like.dtype).unsqueeze(1) * speeds
+    return torch.stack([angles.sin(), angles.cos()], 2).flatten(1)
+
+
+class Block(nn.Module):
+    """Self-attention and a feed-forward part, each in a residual branch: [N, L, C] -> [N, L, C].
+
+    Args:
+        width: C.
+        attention_heads: number of them.
+        feedforward: width of the hidden layer.
+        dropout: rate at the end of each branch.
+        last: whether what it gives is normalised.
+    """
+
+    def __init__(
+        self, width: int, attention_heads: int, feedforward: int, dropout: float, last: bool
+    ) -> None:
+        super().__init__()
+        self.attention_heads = attention_heads
+        self.before_attention = nn.LayerNorm(width)
+        self.queries_keys_values = nn.Linear(width, 3 * width)
+        self.attended = nn.Sequential(nn.Linear(width, width), nn.Dropout(dropout))
+        self.feedforward = nn.Sequential(
+            nn.LayerNorm(width),
+            nn.Linear(width, feedforward),
+            nn.GELU(),
+            nn.Linear(feedforward, width),
+            nn.Dropout(dropout),
+        )
+        self.final = nn.LayerNorm(width) if last else nn.Identity()
+
+    def forward(self, features: Tensor) -> Tensor:
+        """A sequence, [N, L, C]."""
+        here = token_mask(features)
+        features = features + self.attended(self._attention(self.before_attention(features), here))
+        features = features + self.feedforward(features)
+        return only_tokens(self.final(features), here)
+
+    def _attention(self, features: Tensor, here: Tensor) -> Tensor:
+        """What each place gathers from the tokens of its row, [N, L, C]."""
+        rows, length, width = features.shape
+        joined = self.queries_keys_values(features)
+        parts = joined.view(rows, length, 3, self.attention_heads, -1).permute(2, 0, 3, 1, 4)
+        # A row without tokens has nothing to gather, and a softmax over nothing would be NaN
+        seen = (here | ~here.any(1, keepdim=True))[:, None, None]  # [N, 1, 1, L]
+        gathered = F.scaled_dot_product_attention(*parts.unbind(0), attn_mask=seen)
+        return gathered.transpose(1, 2).reshape(rows, length, width)
