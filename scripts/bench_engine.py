@@ -178,8 +178,7 @@ def train_loader(config: Config, dataset: Dataset, tasks: Mapping[str, Task]) ->
     return TrainLoader(
         dataset,
         tasks,
-        build.sampler(config, tasks),
-        batch_size=config.batch_size,
+        build.sampler(config, dataset, build.task_infos(dataset, tasks)),
         accumulate=1,
         seed=0,
         placement=Placement(torch.device("cpu")),
