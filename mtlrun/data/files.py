@@ -28,6 +28,11 @@ def find_root(name: str, root: str | None) -> Path:
     return Path(os.environ.get("MTLRUN_DATA") or "data").expanduser() / name
 
 
+def user_cache() -> Path:
+    """The folder of the user's cache for files of ours, whether or not it exists."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mtlrun"
+
+
 def plain_or_gzip(folder: Path, name: str) -> Path | None:
     """The file ``name`` in ``folder``, or ``name.gz``; None where there is neither."""
     for path in (folder / name, folder / f"{name}.gz"):
@@ -53,6 +58,29 @@ def read_bytes(path: Path) -> bytes:
         ) from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def read_lines(path: Path, encoding: str = "utf-8") -> list[str]:
+    """A text file's lines, unpacked where its name ends in ``.gz``.
+
+    Lines end with a line feed, or a carriage return and a line feed, and with nothing else: some
+    corpora have other characters inside a line that Unicode calls line ends.
+
+    Raises:
+        UserError: the file cannot be read, is damaged, or is not of this encoding.
+    """
+    content = read_bytes(path)
+    try:
+        text = content.decode(encoding).removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        column = error.start - content.rfind(b"\n", 0, error.start)
+        raise UserError(
+            f"{path} is not {encoding} in line {line}, byte {column} "
+            f"({content[error.start]:#04x}). Copy or download it again, or convert it."
+        ) from error
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    return lines[:-1] if not lines[-1] else lines
 
 
 def read_idx(path: Path, dimensions: int) -> Tensor:

@@ -37,10 +37,10 @@ def label_masks(
     masks: dict[str, Tensor] = {}
     for stream, names in streams.items():
         source = sources[stream]
-        held = getattr(source, "targets", None)
+        held = getattr(source, "targets", {})
         for name in names:
             mask = source.labelled.get(name)
-            if mask is None and held is not None:
+            if mask is None and isinstance(held.get(name), Tensor):
                 mask = tasks[name].labelled(held[name])
             if mask is not None and not bool(mask.all()):
                 masks[name] = mask.cpu()

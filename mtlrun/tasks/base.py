@@ -45,7 +45,7 @@ class Task(ABC):
         initial_loss: theoretical loss of an untrained network, or None.
     """
 
-    metrics: ClassVar[Mapping[str, Metric]]
+    metrics: Mapping[str, Metric]
     per: ClassVar[Per] = "row"
     likelihood: Likelihood
     output_size: int

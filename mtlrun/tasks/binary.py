@@ -1,7 +1,7 @@
 """Yes or no for each row."""
 
-from collections.abc import Sequence
-from typing import ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from mtlrun.tasks.base import Metric, Statistics
 from mtlrun.tasks.names import names_or_numbers
@@ -33,7 +33,7 @@ class Binary(ZeroOne):
         ValueError: a setting is wrong.
     """
 
-    metrics: ClassVar = {
+    metrics: Mapping[str, Metric] = {
         "accuracy": Metric(True, 1.0),
         "auc": Metric(True, 1.0),
         "average_precision": Metric(True, 1.0),

@@ -1,8 +1,7 @@
 """One class for each row."""
 
 import math
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -28,7 +27,7 @@ class Classification(Task):
         class_names: their names, for reports; None numbers them.
     """
 
-    metrics: ClassVar = {"accuracy": Metric(True, 1.0), "f1_macro": Metric(True, 1.0)}
+    metrics: Mapping[str, Metric] = {"accuracy": Metric(True, 1.0), "f1_macro": Metric(True, 1.0)}
     likelihood = "classification"
 
     def __init__(

@@ -1,6 +1,6 @@
 """The distance of each pixel."""
 
-from typing import ClassVar
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from torch import Tensor
 from mtlrun.tasks.base import Metric, Statistics, Task, masked_mean
 
 FARTHEST_SHOWN = 10.0
-"""Metres at and beyond which pictures no longer tell distances apart: the reach of the sensor."""
+"""Metres at and beyond which pictures no longer tell distances apart: the reach of a Kinect."""
 
 # Viridis at five even steps (van der Walt and Smith 2015): even steps in distance look even, in
 # black and white print too. In between, a straight line is close enough to it.
@@ -18,7 +18,8 @@ VIRIDIS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231,
 class Depth(Task):
     """The distance along the camera's axis for each pixel, trained by its absolute error.
 
-    Targets are float [N, H, W], in metres; a pixel that is not above 0 or not finite has no label.
+    Targets are float [N, H, W], in metres or another unit (inverse depth); a pixel that is not
+    above 0 or not finite has no label.
 
     Metrics, over all labelled pixels of a split: ``absolute_error``, the mean of ``|p - t|`` in
     metres; ``relative_error``, the mean of ``|p - t| / t``; ``rmse``, the square root of the mean
@@ -27,9 +28,10 @@ class Depth(Task):
 
     Args:
         name: the task's name.
+        farthest_shown: distance at and beyond which pictures no longer tell distances apart.
     """
 
-    metrics: ClassVar = {
+    metrics: Mapping[str, Metric] = {
         "absolute_error": Metric(False, 0.0),
         "relative_error": Metric(False, 0.0),
         "rmse": Metric(False, 0.0),
@@ -37,9 +39,12 @@ class Depth(Task):
     per = "pixel"
     likelihood = "laplace"
 
-    def __init__(self, *, name: str) -> None:
+    def __init__(self, *, name: str, farthest_shown: float = FARTHEST_SHOWN) -> None:
         super().__init__(name=name)
+        if not farthest_shown > 0:
+            raise ValueError(f"farthest_shown={farthest_shown}: must be above 0")
         self.output_size = 1
+        self.farthest_shown = farthest_shown
 
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Absolute error, the mean over labelled pixels.
@@ -82,7 +87,7 @@ class Depth(Task):
         }
 
     def picture(self, values: Tensor) -> Tensor:
-        """Near is bright yellow, 10 m and beyond dark violet, no label black.
+        """Near is bright yellow, ``farthest_shown`` and beyond dark violet, no label black.
 
         Args:
             values: targets [N, H, W] or predictions [N, 1, H, W], in metres.
@@ -96,7 +101,8 @@ class Depth(Task):
         else:
             metres, known = known_depth(values)
         colours = torch.tensor(VIRIDIS[::-1], dtype=torch.float32, device=values.device)
-        place = torch.where(known, metres / FARTHEST_SHOWN, 0).clamp(max=1) * (len(VIRIDIS) - 1)
+        share = torch.where(known, metres / self.farthest_shown, 0).clamp(max=1)
+        place = share * (len(VIRIDIS) - 1)
         below = place.long().clamp(max=len(VIRIDIS) - 2)
         mixed = torch.lerp(colours[below], colours[below + 1], (place - below).unsqueeze(-1))
         return (mixed * known.unsqueeze(-1)).round().to(torch.uint8).permute(0, 3, 1, 2)

@@ -1,8 +1,8 @@
 """Several labels for each row, each of which holds or not."""
 
 import math
-from collections.abc import Sequence
-from typing import ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from torch import Tensor
 
@@ -38,7 +38,7 @@ class MultiLabel(ZeroOne):
         ValueError: a setting is wrong.
     """
 
-    metrics: ClassVar = {
+    metrics: Mapping[str, Metric] = {
         "f1_micro": Metric(True, 1.0),
         "f1_macro": Metric(True, 1.0),
         "auc_macro": Metric(True, 1.0),

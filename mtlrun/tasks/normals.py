@@ -1,7 +1,7 @@
 """The direction in which the surface at each pixel faces."""
 
 import math
-from typing import ClassVar
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ class SurfaceNormals(Task):
         name: the task's name.
     """
 
-    metrics: ClassVar = {
+    metrics: Mapping[str, Metric] = {
         "mean_angle": Metric(False, 0.0),
         "median_angle": Metric(False, 0.0),
         "within_11.25": Metric(True, 1.0),

@@ -1,8 +1,7 @@
 """One of several ordered classes for each row."""
 
 import math
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -38,7 +37,7 @@ class Ordinal(Task):
         ValueError: a setting is wrong.
     """
 
-    metrics: ClassVar = {
+    metrics: Mapping[str, Metric] = {
         "mae": Metric(False, 0.0),
         "accuracy": Metric(True, 1.0),
         "quadratic_kappa": Metric(True, 1.0),

@@ -1,8 +1,8 @@
 """One number, or several, for each row."""
 
 import math
-from collections.abc import Sequence
-from typing import ClassVar, Literal, get_args
+from collections.abc import Mapping, Sequence
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -43,7 +43,7 @@ class Regression(Task):
         ValueError: a setting is wrong, or there is not one ``center`` or ``scale`` an output.
     """
 
-    metrics: ClassVar = {
+    metrics: Mapping[str, Metric] = {
         "r2": Metric(True, 1.0),
         "rmse": Metric(False, 0.0),
         "mae": Metric(False, 0.0),

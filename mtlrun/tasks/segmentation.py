@@ -2,8 +2,7 @@
 
 import colorsys
 import math
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -36,7 +35,10 @@ class Segmentation(Task):
         ignore_index: what marks a pixel without a label; not the number of a class.
     """
 
-    metrics: ClassVar = {"mean_iou": Metric(True, 1.0), "pixel_accuracy": Metric(True, 1.0)}
+    metrics: Mapping[str, Metric] = {
+        "mean_iou": Metric(True, 1.0),
+        "pixel_accuracy": Metric(True, 1.0),
+    }
     per = "pixel"
     likelihood = "classification"
 

@@ -1,8 +1,8 @@
 """One class for each token."""
 
 import math
-from collections.abc import Sequence
-from typing import ClassVar, Literal, get_args
+from collections.abc import Mapping, Sequence
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -47,7 +47,7 @@ class Tagging(Task):
         ValueError: a setting is wrong, or names that should be BIO tags are not.
     """
 
-    metrics: ClassVar = {
+    metrics: Mapping[str, Metric] = {
         "f1": Metric(True, 1.0),
         "precision": Metric(True, 1.0),
         "recall": Metric(True, 1.0),
@@ -73,7 +73,7 @@ class Tagging(Task):
         self.tags = _tags(scheme, self.class_names)
         if self.tags is None:
             # The base declares them for the class, and here the classes decide which there are.
-            vars(self)["metrics"] = {"accuracy": Metric(True, 1.0), "f1_macro": Metric(True, 1.0)}
+            self.metrics = {"accuracy": Metric(True, 1.0), "f1_macro": Metric(True, 1.0)}
         else:
             self._begins = Constants(self.tags.begins, torch.bool)
             self._type_of = Constants(self.tags.type_of, torch.int64)

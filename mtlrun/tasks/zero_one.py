@@ -61,7 +61,7 @@ class ZeroOne(Task):
             rare = positive_share is not None and min(positive_share, 1 - positive_share) < RARE
             headline = ranking if rare else plain
         # The base declares them for the class, and here the data decide which is first.
-        vars(self)["metrics"] = {headline: self.metrics[headline], **self.metrics}
+        self.metrics = {headline: self.metrics[headline], **self.metrics}
 
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Binary cross-entropy, the mean over known labels, in float32 or better.

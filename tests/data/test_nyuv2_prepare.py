@@ -9,16 +9,13 @@ from PIL import Image
 
 from mtlrun.data.nyuv2 import prepare as module
 from mtlrun.data.nyuv2.command import prepare_command
-from mtlrun.data.nyuv2.prepare import (
-    find_or_prepare,
-    in_cache,
-    nearest,
-    prepare,
-    white_border,
-)
+from mtlrun.data.nyuv2.prepare import NYUV2, white_border
 from mtlrun.data.nyuv2.tables import VOID, table_894_to_40
+from mtlrun.data.originals import nearest
 from mtlrun.data.prepared import open_arrays, read_plan
 from mtlrun.errors import UserError
+
+prepare, find_or_prepare, in_cache = NYUV2.prepare, NYUV2.find_or_prepare, NYUV2.in_cache
 
 
 @pytest.fixture(autouse=True)
@@ -171,7 +168,7 @@ def test_it_goes_into_the_root_and_is_found_there_again(tmp_path, monkeypatch):
     root = write_image_folders(tmp_path / "nyuv2")
     folder = find_or_prepare(root, SIZE, None)
     assert folder == root / "prepared_24x32"
-    monkeypatch.setattr(module, "prepare", lambda *_: pytest.fail("prepared again"))
+    monkeypatch.setattr(NYUV2, "prepare", lambda *_: pytest.fail("prepared again"))
     assert find_or_prepare(root, SIZE, None) == folder
     for name in ("image", "depth", "label40"):
         (root / name).rename(tmp_path / name)  # the source may go
@@ -202,7 +199,7 @@ def test_a_named_folder_comes_first_and_needs_no_source(tmp_path):
     named = tmp_path / "named"
     assert find_or_prepare(source, SIZE, named) == named
     assert find_or_prepare(tmp_path / "nowhere", SIZE, named) == named
-    with pytest.raises(UserError, match=r"frames of size \[24, 32\], and dataset.size is \[12, 16"):
+    with pytest.raises(UserError, match=r"images of size \[24, 32\], and dataset.size is \[12, 16"):
         find_or_prepare(source, (12, 16), named)
 
 

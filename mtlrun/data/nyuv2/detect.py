@@ -6,6 +6,7 @@ from mtlrun.data.nyuv2.image_folders import ImageFolders
 from mtlrun.data.nyuv2.layouts import Layout
 from mtlrun.data.nyuv2.mat_file import MatFile
 from mtlrun.data.nyuv2.mtan_folders import MtanFolders
+from mtlrun.data.originals import listed
 from mtlrun.errors import UserError
 
 MAT_NAME = "nyu_depth_v2_labeled.mat"
@@ -35,14 +36,13 @@ def detect(path: Path) -> Layout:
         return MatFile(path)
     if not path.is_dir():
         raise UserError(f"NYUv2 is not at {path.absolute()} (dataset.root). {WHERE_FROM}")
-    found = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
-    names = set(found)
+    names = {entry.name for entry in path.iterdir()}
     if MAT_NAME in names:
         return MatFile(path / MAT_NAME)
     if names & {"train", "val"}:
         return MtanFolders(path)
     if names & {"image", "depth", "label40", "train.txt", "test.txt"}:
         return ImageFolders(path)
-    listed = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
-    holds = f"holds {listed}" if found else "is empty"
-    raise UserError(f"{path.absolute()} (dataset.root) {holds}: NYUv2 is not there. {WHERE_FROM}")
+    raise UserError(
+        f"{path.absolute()} (dataset.root) {listed(path)}: NYUv2 is not there. {WHERE_FROM}"
+    )

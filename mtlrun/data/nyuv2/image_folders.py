@@ -3,14 +3,12 @@
 import csv
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image
 
-from mtlrun.data.nyuv2.layouts import SPLITS, Frame, Layout, check_labels, require_all
+from mtlrun.data.nyuv2.layouts import SPLITS, TITLE, Frame, Layout
 from mtlrun.data.nyuv2.tables import VOID, class_names, table_40_to_13
+from mtlrun.data.originals import check_labels, check_sizes, read_map, require_all
 from mtlrun.errors import UserError
 
 STEPS_A_METRE = 25.5
@@ -41,7 +39,7 @@ class ImageFolders(Layout):
             ("depth", "{:04d}.png"),
             ("label40", "{:04d}.png"),
         ):
-            require_all(path / folder, frames, name)
+            require_all(path / folder, frames, name, TITLE)
         if (path / "classes.csv").exists():
             _check_classes(path / "classes.csv")
 
@@ -56,15 +54,11 @@ class ImageFolders(Layout):
         """See :meth:`Layout.frame`."""
         del split
         image_path, depth_path, label_path = self._paths(number)
-        image = _read_image(image_path, "RGB")
-        depth = _read_image(depth_path, "L")
-        label = _read_image(label_path, "L")
+        image = read_map(image_path, ("RGB",), "mode RGB (8 bits)")
+        depth = read_map(depth_path, ("L",), "mode L (8 bits)")
+        label = read_map(label_path, ("L",), "mode L (8 bits)")
         check_labels(label, self.classes - 1, VOID, str(label_path))
-        for path, values in ((depth_path, depth), (label_path, label)):
-            if values.shape != image.shape[:2]:
-                raise UserError(
-                    f"{path} has {_size(values)} pixels, and {image_path} has {_size(image)}."
-                )
+        check_sizes(image_path, image, {depth_path: depth, label_path: label})
         metres = (depth.astype(np.float32) + np.float32(0.5)) / np.float32(STEPS_A_METRE)
         return Frame(image, label, metres, None)
 
@@ -74,10 +68,6 @@ class ImageFolders(Layout):
             self.path / "depth" / f"{number:04d}.png",
             self.path / "label40" / f"{number:04d}.png",
         )
-
-
-def _size(values: npt.NDArray[Any]) -> str:
-    return f"{values.shape[1]} x {values.shape[0]}"
 
 
 def _read_list(path: Path) -> list[int]:
@@ -97,18 +87,6 @@ def _read_list(path: Path) -> list[int]:
     if not lines:
         raise UserError(f"{path} is empty: it lists the frames of its split, one number a line.")
     return [int(line) for line in lines]
-
-
-def _read_image(path: Path, mode: str) -> npt.NDArray[np.uint8]:
-    """The pixels of an image file, uint8 [H, W] or [H, W, 3]."""
-    try:
-        with Image.open(path) as image:
-            found = image.mode
-            if found == mode:
-                return np.array(image)
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise UserError(f"{path} is damaged or is no image ({error}). Copy it again.") from error
-    raise UserError(f"{path} is an image of mode {found}, and mode {mode} (8 bits) is needed.")
 
 
 def _check_classes(path: Path) -> None:

@@ -2,18 +2,21 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mtlrun.data.nyuv2.layouts import SPLITS, Frame, Layout, check_labels, numbered, require_all
+from mtlrun.data.nyuv2.layouts import SPLITS, TITLE, Frame, Layout
 from mtlrun.data.nyuv2.tables import VOID
-from mtlrun.errors import UserError
+from mtlrun.data.originals import (
+    numbered_parts,
+    read_float_image,
+    read_float_label,
+    read_frame_array,
+)
 
 KINDS = ("image", "label", "depth", "normal")
 FOLDERS = {"train": "train", "test": "val"}
-VOID_HERE = -1
 
 
 class MtanFolders(Layout):
@@ -31,16 +34,7 @@ class MtanFolders(Layout):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self.split = {}
-        for split in SPLITS:
-            folder = path / FOLDERS[split]
-            frames = numbered(folder / "image", ".npy")
-            if not frames:
-                raise UserError(f"{folder / 'image'} holds no N.npy: NYUv2 is incomplete.")
-            # Numbers go up without a gap, so a gap is a file that was not copied.
-            for kind in KINDS:
-                require_all(folder / kind, {*range(max(frames)), *frames}, "{}.npy")
-            self.split[split] = sorted(frames)
+        self.split = numbered_parts(path, FOLDERS, KINDS, TITLE)
 
     def files(self) -> Iterable[Path]:
         """See :meth:`Layout.files`."""
@@ -51,32 +45,17 @@ class MtanFolders(Layout):
 
     def frame(self, split: str, number: int) -> Frame:
         """See :meth:`Layout.frame`."""
-        image, label, depth, normals = (self._read(split, kind, number) for kind in KINDS)
-        label_path = str(self._path(split, "label", number))
-        label = np.nan_to_num(label, nan=VOID_HERE).astype(np.int64)
-        check_labels(label, self.classes - 1, VOID_HERE, label_path)
+        image, label, depth, normal = (self._path(split, kind, number) for kind in KINDS)
         return Frame(
-            image=np.round(image.clip(0, 1) * 255).astype(np.uint8),
-            label=np.where(label == VOID_HERE, VOID, label).astype(np.uint8),
-            depth=np.where(np.isfinite(depth), depth, 0).astype(np.float32),
-            normals=np.where(np.isfinite(normals), normals, 0).astype(np.float32),
+            image=read_float_image(image),
+            label=read_float_label(label, self.classes, VOID),
+            depth=_finite(read_frame_array(depth, "depth", None)),
+            normals=_finite(read_frame_array(normal, "normal", 3)),
         )
 
     def _path(self, split: str, kind: str, number: int) -> Path:
         return self.path / FOLDERS[split] / kind / f"{number}.npy"
 
-    def _read(self, split: str, kind: str, number: int) -> npt.NDArray[Any]:
-        """One array: [H, W, 3] for image and normal, [H, W] for label and depth."""
-        path = self._path(split, kind, number)
-        try:
-            array: npt.NDArray[Any] = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise UserError(f"{path} is damaged ({error}). Copy it again.") from error
-        if kind == "depth" and array.ndim == 3 and array.shape[2] == 1:
-            array = array[..., 0]
-        planes = array.shape[2:] == (3,) if kind in ("image", "normal") else array.ndim == 2
-        if not planes or not np.issubdtype(array.dtype, np.number):
-            raise UserError(f"{path} holds {array.dtype} {list(array.shape)}: not a {kind}.")
-        if kind == "image" and not 0 <= array.min() <= array.max() <= 1.01:
-            raise UserError(f"{path} has values from {array.min()} to {array.max()}, not 0 to 1.")
-        return array
+
+def _finite(values: npt.NDArray[np.number]) -> npt.NDArray[np.float32]:
+    return np.where(np.isfinite(values), values, 0).astype(np.float32)

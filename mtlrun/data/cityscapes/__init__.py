@@ -1,0 +1,5 @@
+"""Cityscapes: reading, preparing and augmenting it."""
+
+from mtlrun.data.cityscapes.dataset import Cityscapes
+
+__all__ = ["Cityscapes"]
