@@ -25,8 +25,9 @@ InputKind = Literal["values", "tokens", "columns"]
 * ``tokens``: int64 [N, L], numbers of words below the fact ``vocabulary``; 0 is padding, at the end
   of a row only, and 1 is a word that is not in the vocabulary. L is the batch's longest row;
 * ``columns``: float32 [N, C] of a table: first as many numeric columns as the fact ``numeric``
-  says; then one column of codes for each entry of ``cardinalities`` (below it, 0 is missing or unseen);
-  then ``text_length`` columns of tokens as above, below ``vocabulary``; 0 where there is no text.
+  says; then one column of codes for each entry of ``cardinalities`` (below it, 0 is missing or
+  unseen); then ``text_length`` columns of tokens as above, below ``vocabulary``; 0 where there is
+  no text.
 """
 
 

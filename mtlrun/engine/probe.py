@@ -37,7 +37,7 @@ class GradientProbe:
         self.shared = forward.model.shared_parameters()
 
     def cosines(self, units: Sequence[Unit], epoch: int, step: int) -> Tensor:
-        """See :meth:`~mtlrun.sampling.base.Sampler.refresh`; 0 where a gradient is 0.
+        """See :meth:`~mtlrun.sampling.base.Sampler.refresh`; 0 where a gradient is 0 or not finite.
 
         Args:
             units: what the sampler draws.
@@ -79,7 +79,8 @@ def _cosine(first: Sequence[Tensor | None], second: Sequence[Tensor | None]) -> 
     """Of two gradients, given parameter by parameter; in float64."""
     inner = _inner(first, second)
     scale = (_inner(first, first) * _inner(second, second)).sqrt()
-    return torch.where(scale > 0, inner / scale.clamp(min=torch.finfo(scale.dtype).tiny), 0.0)
+    cosine = inner / scale.clamp(min=torch.finfo(scale.dtype).tiny)
+    return torch.where((scale > 0) & cosine.isfinite(), cosine, 0.0)
 
 
 def _inner(first: Sequence[Tensor | None], second: Sequence[Tensor | None]) -> Tensor:

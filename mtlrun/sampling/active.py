@@ -12,8 +12,8 @@ from mtlrun.errors import nearest_hint
 from mtlrun.sampling._headlines import headline_metrics, tasks_of
 from mtlrun.sampling.base import Sampler
 from mtlrun.sampling.units import Unit
+from mtlrun.settings import check_positive, check_whole
 from mtlrun.types import Evaluation
-from mtlrun.weighting._settings import check_positive, check_whole
 
 
 class Active(Sampler):
@@ -47,7 +47,9 @@ class Active(Sampler):
         targets: for each task the level to reach, above 0, in its headline metric.
         baseline: instead of them, the folder of a finished single-task run; the targets are then
             its best validation figures.
-        temperature: above 0; the lower, the more the furthest task is preferred.
+        temperature: above 0; the lower, the more the furthest task is preferred. With 0.05 a task
+            with a gap of 0.2 is drawn 55 times as often as one that has arrived: raise it where
+            the others are starved.
         window: evaluations that a_t is the mean of.
         units: what there is to draw.
         epochs: of the run.

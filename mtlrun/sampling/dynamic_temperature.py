@@ -9,8 +9,8 @@ from torch import Tensor
 from mtlrun.sampling._headlines import headline_metrics, tasks_of
 from mtlrun.sampling.base import Sampler, by_size
 from mtlrun.sampling.units import Unit
+from mtlrun.settings import check_choice, check_positive, check_whole
 from mtlrun.types import Evaluation
-from mtlrun.weighting._settings import check_choice, check_positive, check_whole
 
 MODES = ("ramp", "performance")
 PUBLISHED_RAMP = 5

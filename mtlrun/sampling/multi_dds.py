@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mtlrun.adam import Adam
 from mtlrun.sampling._settings import check_temperature
 from mtlrun.sampling.base import Sampler, by_size
 from mtlrun.sampling.units import Unit
-from mtlrun.weighting._adam import Adam
-from mtlrun.weighting._settings import check_positive, check_whole
+from mtlrun.settings import check_positive, check_whole
 
 
 class MultiDDS(Sampler):

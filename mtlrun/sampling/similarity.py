@@ -11,7 +11,7 @@ from mtlrun.errors import nearest_hint
 from mtlrun.sampling._settings import check_temperature
 from mtlrun.sampling.base import Sampler, by_size
 from mtlrun.sampling.units import Unit
-from mtlrun.weighting._settings import check_not_negative, check_whole
+from mtlrun.settings import check_not_negative, check_whole
 
 REFRESH_EVERY = 100
 MOMENTUM = 0.9

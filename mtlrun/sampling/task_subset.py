@@ -6,7 +6,7 @@ import torch
 
 from mtlrun.sampling.uniform import Uniform
 from mtlrun.sampling.units import Unit
-from mtlrun.weighting._settings import check_whole
+from mtlrun.settings import check_whole
 
 
 class TaskSubset(Uniform):

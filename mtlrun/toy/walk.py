@@ -1,9 +1,9 @@
 """Walking on the toy's losses: the real engine's steps on a network that is a point."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -111,7 +111,7 @@ class ToyLoss(Task):
         factor: of the loss.
     """
 
-    metrics: ClassVar = {"loss": Metric(higher_is_better=False, optimum=-20.0)}
+    metrics: Mapping[str, Metric] = {"loss": Metric(higher_is_better=False, optimum=-20.0)}
     output_size = 2
     likelihood = "gaussian"
 

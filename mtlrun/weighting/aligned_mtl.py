@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mtlrun.errors import UserError
-from mtlrun.weighting._settings import check_choice, per_task
+from mtlrun.settings import check_choice, per_task
 from mtlrun.weighting.base import GramianWeighting, TaskInfo
 
 Scale = Literal["min", "median", "rmse"]

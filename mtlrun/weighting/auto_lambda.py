@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mtlrun.weighting._adam import Adam
-from mtlrun.weighting._settings import check_positive, per_task
+from mtlrun.adam import Adam
+from mtlrun.settings import check_positive, per_task
 from mtlrun.weighting.base import GramianWeighting, TaskInfo
 
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from mtlrun.weighting._settings import REDUCTIONS, check_choice, check_not_negative
+from mtlrun.settings import REDUCTIONS, check_choice, check_not_negative
 from mtlrun.weighting._worst_task import worst_task_weights
 from mtlrun.weighting.base import GramianWeighting
 

@@ -6,8 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from mtlrun.settings import check_choice
 from mtlrun.weighting._cosines import equal_projections, norms_and_cosines, over_norms
-from mtlrun.weighting._settings import check_choice
 from mtlrun.weighting.base import GramianWeighting
 
 Length = Literal["projection", "min", "max", "harmonic", "arithmetic", "geometric"]

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from mtlrun.weighting._settings import check_not_negative, per_task
+from mtlrun.settings import check_not_negative, per_task
 from mtlrun.weighting.base import TaskInfo
 from mtlrun.weighting.fairgrad import FairGrad
 

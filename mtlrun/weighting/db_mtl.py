@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mtlrun.settings import check_not_negative
 from mtlrun.weighting._positive import PositiveLosses
-from mtlrun.weighting._settings import check_not_negative
 from mtlrun.weighting.base import GramianWeighting, TaskInfo
 
 

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
+from mtlrun.settings import check_positive
 from mtlrun.weighting._cosines import norms_and_cosines, over_norms
-from mtlrun.weighting._settings import check_positive
 from mtlrun.weighting.base import GramianWeighting
 
 

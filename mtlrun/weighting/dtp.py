@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mtlrun.errors import UserError, nearest_hint
-from mtlrun.weighting._settings import per_task
+from mtlrun.settings import per_task
 from mtlrun.weighting.base import Evaluation, LossWeighting, TaskInfo
 
 

@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mtlrun.weighting._settings import REDUCTIONS, check_choice
+from mtlrun.settings import REDUCTIONS, check_choice
 from mtlrun.weighting.base import GramianWeighting
 from mtlrun.weighting.solvers import project_on_dual_cone
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mtlrun.weighting._settings import check_positive
+from mtlrun.settings import check_positive
 from mtlrun.weighting.base import LossWeighting, TaskInfo
 
 

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from mtlrun.errors import UserError
-from mtlrun.weighting._multiplicative import reweigh
-from mtlrun.weighting._settings import (
+from mtlrun.settings import (
     REDUCTIONS,
     check_choice,
     check_not_negative,
     check_positive,
 )
+from mtlrun.weighting._multiplicative import reweigh
 from mtlrun.weighting.base import JacobianWeighting, TaskInfo
 
 

@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
+from mtlrun.settings import check_positive
 from mtlrun.weighting._fairness import fair_weights
-from mtlrun.weighting._settings import check_positive
 from mtlrun.weighting.base import GramianWeighting
 
 

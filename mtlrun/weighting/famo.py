@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from mtlrun.adam import Adam
 from mtlrun.errors import UserError
-from mtlrun.weighting._adam import Adam
-from mtlrun.weighting._settings import check_not_negative, check_positive, per_task
+from mtlrun.settings import check_not_negative, check_positive, per_task
 from mtlrun.weighting.base import LossWeighting, TaskInfo
 
 SMALLEST_GAP = 1e-8

@@ -6,9 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mtlrun.weighting._adam import Adam
+from mtlrun.adam import Adam
+from mtlrun.settings import check_positive, check_whole
 from mtlrun.weighting._constrained import pulled_min_norm_point
-from mtlrun.weighting._settings import check_positive, check_whole
 from mtlrun.weighting._simplex import Shares, equal_shares
 from mtlrun.weighting.base import GramianWeighting, TaskInfo
 from mtlrun.weighting.solvers import SMALLEST_RATIO, SolverError, min_norm_point

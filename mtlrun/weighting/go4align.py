@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mtlrun.settings import check_positive
 from mtlrun.weighting._multiplicative import reweigh
-from mtlrun.weighting._settings import check_positive
 from mtlrun.weighting.base import LossWeighting, TaskInfo
 
 SMALLEST_LOSS = 1e-8

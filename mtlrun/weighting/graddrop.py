@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mtlrun.weighting._settings import REDUCTIONS, check_choice, per_task
+from mtlrun.settings import REDUCTIONS, check_choice, per_task
 from mtlrun.weighting.base import JacobianWeighting, TaskInfo
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mtlrun.errors import UserError
-from mtlrun.weighting._settings import check_choice, check_not_negative
+from mtlrun.settings import check_choice, check_not_negative
 from mtlrun.weighting.base import GramianWeighting, TaskInfo
 
 SMALLEST_WEIGHT = 1e-3

@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mtlrun.settings import check_choice
 from mtlrun.weighting._cosines import RELATIVE_PRECISION
-from mtlrun.weighting._settings import check_choice
 from mtlrun.weighting.base import GramianWeighting, TaskInfo
 
 Array = NDArray[np.float64]

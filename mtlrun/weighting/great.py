@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mtlrun.settings import check_positive, check_whole
 from mtlrun.weighting._absent import KeepsAbsent
-from mtlrun.weighting._settings import check_positive, check_whole
 from mtlrun.weighting.base import JacobianWeighting, TaskInfo
 
 SMALLEST_SCALE = 1e-3

@@ -6,8 +6,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from mtlrun.settings import check_choice, check_not_negative
 from mtlrun.weighting._absent import KeepsAbsent
-from mtlrun.weighting._settings import check_choice, check_not_negative
 from mtlrun.weighting.base import LossWeighting, TaskInfo
 
 Normalisation = Literal["ones", "initial_ratio", "log_ratio"]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mtlrun.weighting._settings import check_not_negative, check_positive
+from mtlrun.settings import check_not_negative, check_positive
 from mtlrun.weighting._simplex import Shares, equal_shares, project_on_simplex
 from mtlrun.weighting.base import GramianWeighting, TaskInfo
 

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mtlrun.weighting._settings import REDUCTIONS, check_choice, check_not_negative
+from mtlrun.settings import REDUCTIONS, check_choice, check_not_negative
 from mtlrun.weighting._simplex import Shares, equal_shares, project_on_simplex
 from mtlrun.weighting.base import GramianWeighting, TaskInfo
 

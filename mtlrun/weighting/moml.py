@@ -6,8 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mtlrun.weighting._adam import Adam
-from mtlrun.weighting._settings import check_choice, check_positive
+from mtlrun.adam import Adam
+from mtlrun.settings import check_choice, check_positive
 from mtlrun.weighting.base import GramianWeighting, TaskInfo
 from mtlrun.weighting.solvers import min_norm_point
 

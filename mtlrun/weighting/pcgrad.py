@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mtlrun.weighting._settings import REDUCTIONS, check_choice
+from mtlrun.settings import REDUCTIONS, check_choice
 from mtlrun.weighting.base import GramianWeighting
 
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mtlrun.settings import check_positive
 from mtlrun.types import Evaluation
 from mtlrun.weighting._fairness import fair_weights
-from mtlrun.weighting._settings import check_positive
 from mtlrun.weighting.base import GramianWeighting, TaskInfo
 
 POWER = 0.5

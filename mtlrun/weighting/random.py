@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mtlrun.weighting._settings import REDUCTIONS, check_choice
+from mtlrun.settings import REDUCTIONS, check_choice
 from mtlrun.weighting.base import LossWeighting
 
 Distribution = Literal["normal", "uniform", "dirichlet", "bernoulli", "one_task"]

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from mtlrun.settings import check_whole
 from mtlrun.weighting._absent import KeepsAbsent
-from mtlrun.weighting._settings import check_whole
 from mtlrun.weighting.base import JacobianWeighting, TaskInfo
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtlrun.weighting._settings import (
+from mtlrun.settings import (
     REDUCTIONS,
     check_choice,
     check_not_negative,

@@ -6,8 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from mtlrun.settings import check_choice, check_positive
 from mtlrun.weighting._positive import PositiveLossWeighting
-from mtlrun.weighting._settings import check_choice, check_positive
 from mtlrun.weighting.base import TaskInfo
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mtlrun.errors import UserError
-from mtlrun.weighting._settings import per_task
+from mtlrun.settings import per_task
 from mtlrun.weighting.base import LossWeighting, TaskInfo
 
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mtlrun.settings import check_not_negative, check_positive
 from mtlrun.weighting._epoch_losses import ABSENT, epoch_losses
 from mtlrun.weighting._positive import PositiveLossWeighting
-from mtlrun.weighting._settings import check_not_negative, check_positive
 from mtlrun.weighting.base import TaskInfo
 
 

@@ -6,9 +6,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mtlrun.settings import check_choice
 from mtlrun.types import Likelihood
 from mtlrun.weighting._absent import KeepsAbsent
-from mtlrun.weighting._settings import check_choice
 from mtlrun.weighting.base import LossWeighting, TaskInfo
 
 Form = Literal["likelihood", "half", "unhalved", "notebook", "log_sigma", "log_sigma_clipped"]

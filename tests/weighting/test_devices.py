@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from weighting_driver import Drive, build, configured, random_problem, read_config
 
-from mtlrun.weighting._adam import Adam
+from mtlrun.adam import Adam
 from mtlrun.weighting.base import JacobianWeighting, LossWeighting, StepInfo, Weighting
 from mtlrun.weighting.equal import Equal
 

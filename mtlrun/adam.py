@@ -1,11 +1,21 @@
-"""Adam for a method that moves its own weights, outside the run's optimizer."""
+"""Adam for a method or a sampler that moves its own weights, outside the run's optimizer."""
+
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from mtlrun.weighting.base import Weighting
-
 EPSILON = 1e-8
+
+
+class KeepsTasks(Protocol):
+    """Knows which tasks a step has, as a :class:`~mtlrun.weighting.base.Weighting` does."""
+
+    def pick(self, state: Tensor) -> Tensor:
+        """The entries of the step's tasks."""
+
+    def put(self, state: Tensor, values: Tensor) -> None:
+        """Write these entries."""
 
 
 class Adam(nn.Module):
@@ -54,7 +64,7 @@ class Adam(nn.Module):
         second = self.second / (1 - beta2**self.count)
         values -= self.learning_rate * first / (second.sqrt() + EPSILON)
 
-    def move(self, weighting: Weighting, values: Tensor, gradient: Tensor) -> None:
+    def move(self, weighting: KeepsTasks, values: Tensor, gradient: Tensor) -> None:
         """Move the entries of the step's tasks in ``values``; absent tasks keep theirs.
 
         Args:

@@ -1,4 +1,4 @@
-"""Checks of settings that several methods share."""
+"""Checks of settings that several methods and samplers share."""
 
 import math
 from collections.abc import Mapping, Sequence
