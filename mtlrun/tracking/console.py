@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any, Protocol
 
 from rich import box
@@ -120,10 +121,10 @@ def result_table(result: Mapping[str, Any]) -> Table:
         padding=(0, 1, 0, 0),
     )
     for name in ("task", "metric"):
-        table.add_column(name, no_wrap=True, overflow="fold")
+        table.add_column(name, overflow="fold")
     figures_of = (f"{split}\nfinal", f"{split}\nbest", "of\nepoch", "test", "loss\nratio", "weight")
     for name in figures_of:
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right", no_wrap=True, min_width=6)
     for task, values in result["tasks"].items():
         of_task = [_shown(values["loss"]["loss_ratio"]), _shown(values["weight"])]
         for metric, figures in values["metrics"].items():
@@ -132,7 +133,30 @@ def result_table(result: Mapping[str, Any]) -> Table:
             table.add_row(task, f"{metric} {arrow}", *shown, _shown(figures["test"]), *of_task)
             task, of_task = "", ["", ""]
         table.add_section()
+    mean = _mean_headline(result["tasks"])
+    if mean is not None:
+        name, figures = mean
+        table.add_row(f"mean of {len(result['tasks'])}", name, *figures, "", "")
     return table
+
+
+MANY = 4
+"""Tasks from which on their mean is shown."""
+
+
+def _mean_headline(tasks: Mapping[str, Any]) -> tuple[str, list[str]] | None:
+    """Means over many tasks that all have the same headline metric, as a line of the table."""
+    headlines = {values["headline"] for values in tasks.values()}
+    if len(headlines) > 1 or len(tasks) < MANY:
+        return None
+    (name,) = headlines
+    figures = [values["metrics"][name] for values in tasks.values()]
+    arrow = "↑" if figures[0]["higher_is_better"] else "↓"
+    final, best, test = (
+        _shown(fmean([f[key] if f[key] is not None else math.nan for f in figures]))
+        for key in ("final", "best", "test")
+    )
+    return f"{name} {arrow}", [final, best, "", test]
 
 
 def _selected(result: Mapping[str, Any]) -> str:
