@@ -18,12 +18,13 @@ vector for each token, and exactly 0 in all channels where a row is padded, and 
 Per = Literal["row", "pixel", "token"]
 """What a task has one prediction for."""
 
-InputKind = Literal["values", "tokens", "columns"]
+InputKind = Literal["values", "tokens", "bags", "columns"]
 """What the inputs of a stream are, [N, ...]:
 
 * ``values``: numbers to compute with, any shape (images, features);
 * ``tokens``: int64 [N, L], numbers of words below the fact ``vocabulary``; 0 is padding, at the end
   of a row only, and 1 is a word that is not in the vocabulary. L is the batch's longest row;
+* ``bags``: likewise, in an order that says nothing (behind the words their pairs);
 * ``columns``: float32 [N, C] of a table: first as many numeric columns as the fact ``numeric``
   says; then one column of codes for each entry of ``cardinalities`` (below it, 0 is missing or
   unseen); then ``text_length`` columns of tokens as above, below ``vocabulary``; 0 where there is

@@ -55,10 +55,10 @@ class WordEmbedding(nn.Module):
 
 
 class WordSum(nn.Module):
-    """A linear layer on the counts of a row's words: the sum of a vector for each, [N, L] -> [N, C].
+    """A linear layer on how often each word occurs in a row, as the sum of a vector for each word.
 
-    No count vector, [N, vocabulary], is ever formed. With n words in a row (padding is none),
-    ``scale`` says what stands for a word that occurs k times:
+    [N, L] -> [N, C]. No count vector, [N, vocabulary], is ever formed. With n words in a row
+    (padding is none), ``scale`` says what stands for a word that occurs k times:
 
     * ``count``: k;
     * ``binary``: 1;

@@ -33,7 +33,7 @@ class BagOfWords(Backbone):
         ValueError: where a setting is outside these.
     """
 
-    reads: ClassVar[tuple[InputKind, ...]] = ("tokens",)
+    reads: ClassVar[tuple[InputKind, ...]] = ("tokens", "bags")
 
     def __init__(
         self,

@@ -100,14 +100,15 @@ class Encoder(nn.Module):
 def _load(folder: Path) -> Any:
     """The encoder in a folder, float32, without its pooler."""
     try:
-        loader = import_module("transformers").AutoModel
+        transformers = import_module("transformers")
     except ImportError as error:
         raise ValueError(
             f"this needs the package transformers, which cannot be imported ({error}). Install it "
             "with pip install 'mtlrun[text]'"
         ) from error
+    transformers.logging.disable_progress_bar()  # a bar of its own for the blink of a load
     try:
-        model = loader.from_pretrained(str(folder), local_files_only=True)
+        model = transformers.AutoModel.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"path={folder} holds no encoder that transformers can read: {error}"

@@ -91,7 +91,8 @@ class TabularMLP(Backbone):
 
 def usual_width(codes: int) -> int:
     """Width of the vectors of a column with so many codes, see :class:`TabularMLP`."""
-    return min(50, max(1, round(1.6 * codes**0.56)))
+    width: float = 1.6 * codes**0.56
+    return min(50, max(1, round(width)))
 
 
 class JoinedColumns(nn.Module):
@@ -121,10 +122,11 @@ class JoinedColumns(nn.Module):
         super().__init__()
         self.numeric = numeric
         self.norm = BatchNorm1d(numeric) if norm else None
-        self.tables = nn.ModuleList(nn.Embedding(codes, width) for codes, width in categories)
+        tables = [nn.Embedding(codes, width) for codes, width in categories]
         with torch.no_grad():
-            for table in self.tables:
-                table.weight.normal_(std=table.weight.shape[1] ** -0.5)[0] = 0
+            for table in tables:
+                table.weight.normal_(std=table.embedding_dim**-0.5)[0] = 0
+        self.tables = nn.ModuleList(tables)
         self.words = None if text is None else WordSum(*text, scale="mean", spread=1, bias=False)
         self.width = numeric + sum(w for _, w in categories) + (0 if text is None else text[1])
 

@@ -78,7 +78,9 @@ class PhraseMax(nn.Module):
         """Vectors, [N, D]; -inf for a row without tokens."""
         tokens = token_mask(features).sum(1, keepdim=True)  # [N, 1]
         features = F.pad(features, (0, 0, 0, max(self.width - features.shape[1], 0)))
-        answers = self.filters(features.transpose(1, 2).unsqueeze(2)).squeeze(2)  # [N, D, places]
+        answers: Tensor = self.filters(features.transpose(1, 2).unsqueeze(2)).squeeze(
+            2
+        )  # [N, D, places]
         places = torch.arange(answers.shape[2], device=answers.device)
         inside = places <= (tokens - self.width).clamp(min=0)
         inside &= tokens > 0

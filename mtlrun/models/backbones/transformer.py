@@ -142,5 +142,6 @@ class Block(nn.Module):
         parts = joined.view(rows, length, 3, self.attention_heads, -1).permute(2, 0, 3, 1, 4)
         # A row without tokens has nothing to gather, and a softmax over nothing would be NaN
         seen = (here | ~here.any(1, keepdim=True))[:, None, None]  # [N, 1, 1, L]
-        gathered = F.scaled_dot_product_attention(*parts.unbind(0), attn_mask=seen)
+        queries, keys, values = parts.unbind(0)
+        gathered = F.scaled_dot_product_attention(queries, keys, values, attn_mask=seen)
         return gathered.transpose(1, 2).reshape(rows, length, width)
