@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mtlrun import tasks as tasks_package
-from mtlrun.build.components import Settings, component
+from mtlrun.build.components import Settings, component, located
 from mtlrun.config import Config
 from mtlrun.data.base import Dataset
 from mtlrun.engine.loader import label_masks
@@ -72,10 +72,11 @@ def task_names(config: Config) -> list[str]:
     """
     known = list(declared_tasks(config))
     if not known:
+        possible = _possible_tasks(config)
         raise UserError(
             "The dataset's configuration names no tasks. Name them and their kinds, for example "
             "dataset.tasks={price: regression, sold: classification}, or dataset.tasks=[price,sold]"
-            " where the data can tell the kinds."
+            f" where the data can tell the kinds.{possible}"
         )
     if config.tasks is None:
         return known
@@ -89,6 +90,16 @@ def task_names(config: Config) -> list[str]:
         if config.tasks.count(name) > 1:
             raise UserError(f"tasks names {name} twice. Name each task once.")
     return [name for name in known if name in config.tasks]
+
+
+def _possible_tasks(config: Config) -> str:
+    """A sentence on what tasks there may be, where the data can tell."""
+    settings = {key: value for key, value in config.dataset.items() if key != "tasks"}
+    target = located(settings, "dataset")
+    if not (inspect.isclass(target) and issubclass(target, Dataset)):
+        return ""
+    names = target.possible_tasks(settings)
+    return f" The columns here are {', '.join(names)}." if names else ""
 
 
 def dataset_and_tasks(config: Config) -> tuple[Dataset, dict[str, Task]]:

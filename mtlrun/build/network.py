@@ -27,7 +27,7 @@ INPUT_FACTS = (
 
 READERS: Mapping[InputKind, str] = {
     "values": "Use backbone=mlp, or for images backbone=cnn or resnet18.",
-    "tokens": "Use a backbone for text: bag_of_words, text_cnn, lstm or transformer.",
+    "tokens": "Use a backbone for text, such as bag_of_words, text_cnn, lstm or transformer.",
     "bags": "Use backbone=bag_of_words or bag_of_ngrams, or dataset.ngrams=1 to keep the order.",
     "columns": "Use backbone=tabular_mlp, or dataset.categories=onehot where there is no text.",
 }

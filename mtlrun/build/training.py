@@ -65,19 +65,23 @@ def sampler(config: Config, dataset: Dataset, infos: Sequence[TaskInfo]) -> Samp
     """The sampler, over the streams or the tasks of the dataset."""
     settings = sampler_settings(config)
     joint = getattr(located(settings, "sampler"), "joint", False)
+    rows = {stream: len(dataset.splits["train"][stream]) for stream in dataset.streams}
+    labelled = {info.name: info.train_rows for info in infos}
+    if joint:  # it reads all rows, whoever has labels there
+        labelled = {task: rows[stream] for stream in rows for task in dataset.streams[stream]}
     try:
         units = units_of(
             dataset.streams,
-            {stream: len(dataset.splits["train"][stream]) for stream in dataset.streams},
-            {info.name: info.train_rows for info in infos},
+            rows,
+            labelled,
             of="streams" if joint else config.sampler.get("of", "auto"),
             batch_size=config.batch_size,
             batch_sizes=config.sampler.get("batch_sizes"),
         )
         facts = {"units": units, "epochs": config.epochs, "seed": config.seed}
-        names = [info.name for info in infos]
+        headlines = {info.name: next(iter(info.metrics)) for info in infos}
         baseline = settings.get("baseline")
-        levels = headline_levels("sampler.baseline", baseline, names) if baseline else {}
+        levels = headline_levels("sampler.baseline", baseline, headlines) if baseline else {}
         chosen: Sampler = component(settings, "sampler", Sampler, **facts, levels=levels)
         steps_of_epoch(units, config.sampler.get("epoch", "longest"), per_step=1, accumulate=1)
     except ValueError as error:

@@ -124,6 +124,16 @@ class Dataset:
     families: Mapping[str, Sequence[str]] = {}
     remarks: Sequence[str] = ()
 
+    @classmethod
+    def possible_tasks(cls, settings: Mapping[str, Any]) -> Sequence[str]:
+        """Names that ``dataset.tasks`` may have, for a user who gave none; empty where unknown.
+
+        Args:
+            settings: of the dataset.
+        """
+        del settings
+        return ()
+
     def select(self, tasks: Sequence[str]) -> None:
         """Keep ``tasks`` only, in this order, and the streams that carry any of them."""
         self.streams = {

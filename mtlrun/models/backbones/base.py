@@ -11,9 +11,9 @@ from mtlrun.types import InputKind, Layout
 class Backbone(nn.Module):
     """A list of stages with known output channels. Architectures attach at stages.
 
-    Every backbone takes the runtime fact ``input_shape`` (of one input, without the batch) as a
-    keyword beside its own settings; one that reads tokens or columns those of
-    :data:`~mtlrun.types.InputKind`, too.
+    A backbone takes, beside its own settings, those runtime facts of its inputs that it wants, as
+    keywords: ``input_shape`` (of one input, without the batch), and for tokens and columns what
+    :data:`~mtlrun.types.InputKind` names.
 
     Args:
         stages: modules to call one after the other.
