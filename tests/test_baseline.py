@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mtlrun.baseline import changes_against
+from mtlrun.baseline import changes_against, headline_levels
 from mtlrun.errors import UserError
 
 
@@ -61,3 +61,15 @@ def test_folders_that_cannot_be_compared_with(alone: str, tmp_path: Path) -> Non
     message = f"weighting.baseline={alone} has no task sound."
     with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
         changes_against("weighting.baseline", alone, {"digits": None, "sound": None})
+
+
+def test_levels_are_the_best_validation_figures_in_this_runs_headlines(tmp_path: Path) -> None:
+    metrics = {"auc": {"best": 0.7, "test": 0.6}, "f1": {"best": 0.4, "test": 0.3}}
+    tasks = {"a": {"headline": "f1", "metrics": metrics}, "b": {"metrics": {"auc": {"best": None}}}}
+    (tmp_path / "result.json").write_text(json.dumps({"tasks": tasks}))
+    path = str(tmp_path)
+    assert headline_levels("sampler.baseline", path, {"a": "auc"}) == {"a": 0.7}
+    for headlines, metric_name, task in (({"b": "auc"}, "auc", "b"), ({"a": "r2"}, "r2", "a")):
+        message = f"sampler.baseline={path}: that run has no {metric_name} of task {task}, which"
+        with pytest.raises(UserError, match=re.escape(message)):
+            headline_levels("sampler.baseline", path, headlines)

@@ -115,7 +115,7 @@ BAD = [
     (["", "1", "2"], None, {"training": 1}, "no training row has a value of the target y"),
     (["1", "2,5", "x"], "regression", {},
      "line 3, column y: '2,5' is no finite number, and y is a regression"),
-    (["1", "nan"], "regression", {}, "line 3, column y: 'nan' is no number"),
+    (["1", "nan"], "regression", {}, "line 3, column y: 'nan' is no finite number"),
     (["1", "1_0"], "regression", {}, "line 3, column y: '1_0' is no number"),
     (["no", "yes"], "binary", {"classes": {"y": [False, True]}},
      "Known: False, True. YAML takes yes and no for True and False: write them in quotes."),

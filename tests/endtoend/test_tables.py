@@ -93,3 +93,12 @@ def test_labelled_images(folder: Path) -> None:
     )
     assert figures(result)["bright"]["auc"] > 0.95
     assert figures(result)["level"]["r2"] > 0.9
+
+
+def test_a_table_without_tasks_says_what_there_is(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(["dataset=table", "dataset.path=houses.csv"]) == 1
+    said = capsys.readouterr().err
+    assert "names no tasks. Name them and their kinds, for example dataset.tasks={" in said
+    assert "The columns here are area, rooms, city, built, garden, price, sold." in said

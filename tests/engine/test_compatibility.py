@@ -131,6 +131,20 @@ class Pairs(Proportional):
         return 2
 
 
+@pytest.mark.parametrize("rescale", ["sum", "norm"])
+def test_rescaling_undoes_what_is_said_of_a_task_alone(rescale: str) -> None:
+    settings = {"accumulate": 1, "amp": "none", "rescale": rescale}
+    options: dict[str, Any] = {"weighting": Equal(), "place": None, "settings": settings}
+    check(**options, sampler=Pairs(units=TASKS))
+    message = (
+        f"gradients.rescale={rescale} gives a task that a step trains alone the weight 1, whatever "
+        "weighting=chosen says, and sampler=drawn gives such steps. Leave it out, or use "
+        "sampler=joint or sampler=task_subset."
+    )
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        check(**options, sampler=Proportional(units=TASKS))
+
+
 class Product(LossWeighting):
     linear = False
 

@@ -182,6 +182,15 @@ def test_a_run_that_begins_with_nan_takes_the_first_epoch_with_figures() -> None
     assert selection.score == [pytest.approx((0.8 / 0.5 + 1) / 2)]
 
 
+def test_a_headline_that_is_never_defined_leaves_the_choice_to_the_others() -> None:
+    selection, improved = select(
+        BOTH, epoch_figures(0.5, NAN), epoch_figures(0.7, NAN), epoch_figures(0.6, NAN)
+    )
+    assert improved == [[0], [0], []]
+    assert (selection.epoch, selection.undefined) == ([2], [1])
+    assert selection.score == [pytest.approx(0.6)]
+
+
 def test_a_perfect_first_epoch_stays_the_best() -> None:
     selection, improved = select(
         [("k",)], epoch_figures(1.0), epoch_figures(0.9), epoch_figures(1.0)

@@ -85,6 +85,8 @@ def test_the_micro_batches_of_a_step_have_the_same_tasks() -> None:
     loader = drawn("tasks", accumulate=2)
     steps = [[next(iter(b.values())).present for b in step] for step in loader.epoch(0, 0)]
     assert steps == [[(name,)] * 2 for name in "abcabca"]
+    assert loader.drawn == {"a": 3, "b": 2, "c": 2}  # steps
+    assert loader.taken == {"x/a": 6, "y/b": 4, "y/c": 4}  # batches
 
 
 def test_a_drawn_task_reads_rows_with_its_label_pass_after_pass() -> None:
@@ -102,6 +104,47 @@ def test_a_drawn_task_reads_rows_with_its_label_pass_after_pass() -> None:
     assert loader.taken == {"x/a": 20, "y/b": 20, "y/c": 20}
     assert loader.drawn == {"a": 20, "b": 20, "c": 20}
     assert loader.examples == 240
+
+
+@pytest.mark.parametrize("kind", [Turns, Pairs])
+def test_a_stream_of_one_task_reads_rows_with_its_label(kind: type[Sampler]) -> None:
+    """Whatever it is called; where every step reads every stream it is read whole."""
+    found = {"x": numbered(12, ("x",), x=torch.arange(12) < 5), "y": numbered(12, Y)}
+    streams = {"x": ("x",), "y": Y}
+    units = units_for(found, streams, 4, "streams")
+    assert [unit.rows for unit in units] == [5, 12]
+    loader = loader_of(found, streams, sampler=kind(units=units), length=12)
+    batches = [batch["x"] for (batch,) in loader.epoch(0, 0) if "x" in batch]
+    assert {int(row) for part in batches for row in part.inputs} == set(range(5))
+    joint = loader_of(found, streams, sampler=Joint(units=units), length=3)
+    assert {row for (batch,) in joint.epoch(0, 0) for row in rows_of(batch)} == set(range(12))
+
+
+def test_tasks_are_drawn_by_the_step_of_the_run() -> None:
+    asked = []
+
+    class Asked(Turns):
+        def draw(self, epoch: int, step: int) -> tuple[Unit, ...]:
+            asked.append((epoch, step))
+            return super().draw(epoch, step)
+
+    seen(drawn("tasks", Asked, length=2), (0, 1, 2))
+    assert asked == [(0, 0), (0, 1), (1, 2), (1, 3), (2, 4), (2, 5)]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_long_epoch_is_not_settled_beforehand(workers: int) -> None:
+    asked = []
+
+    class Asked(Turns):
+        def draw(self, epoch: int, step: int) -> tuple[Unit, ...]:
+            asked.append(step)
+            return super().draw(epoch, step)
+
+    steps = drawn("tasks", Asked, length=1000, workers=workers).epoch(0, 0)
+    for _ in range(3):
+        next(steps)
+    assert len(asked) < 20
 
 
 def test_tasks_of_one_stream_that_are_drawn_together_share_rows() -> None:
@@ -172,6 +215,12 @@ def test_steps_of_an_epoch(
     assert steps_of_epoch(units, length, per_step=1, accumulate=1) == single
     assert steps_of_epoch(units, length, per_step=2, accumulate=1) == pairs
     assert steps_of_epoch(units, length, per_step=3, accumulate=2) == accumulated
+
+
+@pytest.mark.parametrize("batches", [[55, *[1] * 6], [1] * 7, [5, 6]])
+def test_a_mean_epoch_draws_as_many_batches_as_there_are(batches: Sequence[int]) -> None:
+    found = steps_of_epoch(units_with(batches), "mean", per_step=1, accumulate=1)
+    assert found == sum(batches)
 
 
 @pytest.mark.parametrize("length", ["median", 0, -3, True, 2.5])

@@ -111,6 +111,16 @@ def test_r2_does_not_lose_its_figures_to_a_large_mean(offset: float, spread: flo
     assert r2 == pytest.approx(r2_score(target, prediction), abs=1e-3)
 
 
+def test_r2_far_from_0_is_exact_with_a_center() -> None:
+    draws = torch.Generator().manual_seed(0)
+    target = 1e7 + torch.randn(500, generator=draws, dtype=torch.float64)
+    prediction = target - 1e7 + 0.5 * torch.randn(500, generator=draws, dtype=torch.float64)
+    task = Regression(name="time", center=1e7 + 0.1, scale=2.0)
+    metrics = task.compute(task.statistics((prediction[:, None] - 0.1) / 2, target))
+    assert metrics["r2"] == pytest.approx(r2_score(target, prediction + 1e7), abs=1e-7)
+    assert metrics["mae"] == pytest.approx(mean_absolute_error(target, prediction + 1e7), abs=1e-7)
+
+
 @pytest.mark.parametrize("target", [[7.3], [0.1] * 10, [1e6 + 0.1] * 1000, [0.0] * 3])
 def test_r2_of_equal_labels_is_nan(target: list[float]) -> None:
     task = Regression(name="ink")
