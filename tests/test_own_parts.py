@@ -78,10 +78,14 @@ def test_the_readme_prints_the_example(path: Path) -> None:
     assert path.read_text() in blocks, f"README.md does not print {path.name} as it is"
 
 
-def test_the_readme_names_every_weighting() -> None:
+@pytest.mark.parametrize(
+    ("group", "title"),
+    [("weighting", "Weightings"), ("dataset", "Datasets"), ("sampler", "Samplers")],
+)
+def test_the_readme_names_every_choice(group: str, title: str) -> None:
     readme = (HERE.parent / "README.md").read_text()
-    section = readme.split("## Weightings")[1].split("\n## ")[0]
+    section = readme.split(f"\n## {title}")[1].split("\n## ")[0]
     table = [line for line in section.splitlines() if line.startswith("| ")]
-    configs = (HERE.parent / "configs" / "weighting").glob("*.yaml")
+    configs = (HERE.parent / "configs" / group).glob("*.yaml")
     for name in sorted(path.stem for path in configs):
         assert any(f"`{name}`" in line for line in table), name
