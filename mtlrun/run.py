@@ -6,7 +6,7 @@ import resource
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -28,6 +28,7 @@ from mtlrun.engine.ledger import loss_ratio
 from mtlrun.engine.loader import Placement, TrainLoader
 from mtlrun.engine.step import TrainingStep
 from mtlrun.errors import UserError
+from mtlrun.sampling.units import small_units
 from mtlrun.tracking import folder as run_folder
 from mtlrun.tracking.console import display, result_table
 from mtlrun.tracking.files import write_json
@@ -88,11 +89,10 @@ def _train(
 ) -> Result:
     build.check_settings(config)
     dataset, tasks = build.dataset_and_tasks(config)
-    for remark in dataset.remarks:
-        log.info(remark)
-        console.print(remark, highlight=False, soft_wrap=True)
+    _say(dataset.remarks, log, console)
     infos = build.task_infos(dataset, tasks)
     parts, threads = _build_parts(config, labels, dataset, tasks, infos)
+    _say(small_units(parts.loader.sampler.units), log, console)
     schedule = Schedule(
         epochs=config.epochs,
         select_on="val" if config.select_on == "validation" else "test",
@@ -134,6 +134,13 @@ def _train(
         parts.loader.close()
         tracker.close()
     return _result(config, labels, engine, infos, test, threads)
+
+
+def _say(remarks: Sequence[str], log: logging.Logger, console: Console) -> None:
+    """What the user should know of the data, on the console and in the log."""
+    for remark in remarks:
+        log.info(remark)
+        console.print(remark, highlight=False, soft_wrap=True)
 
 
 def _build_parts(

@@ -16,7 +16,7 @@ class Unit:
         name: the stream's or the task's.
         stream: where its rows come from.
         tasks: what a step that draws it trains.
-        rows: training rows that it has; of a single task those that carry its label.
+        rows: training rows that it has; of one task those that carry its label.
         batch_size: rows of a batch; where there are fewer, a batch has them all.
     """
 
@@ -60,7 +60,8 @@ def units_of(
     units = []
     for stream, tasks in streams.items():
         if of == "streams" or (of == "auto" and len(streams) > 1):
-            found = [(stream, tuple(tasks), rows[stream])]
+            count = labelled[tasks[0]] if len(tasks) == 1 else rows[stream]
+            found = [(stream, tuple(tasks), count)]
         else:
             found = [(task, (task,), labelled[task]) for task in tasks]
         for name, members, count in found:
@@ -99,13 +100,24 @@ def steps_of_epoch(
             raise ValueError(f"epoch={length}: an epoch has at least one step")
         return length
     batches = [unit.batches for unit in units]
-    lengths = {
-        "longest": max(batches),
-        "shortest": min(batches),
-        "mean": sum(batches) / len(batches),
+    draws = {
+        "longest": max(batches) * len(units),
+        "shortest": min(batches) * len(units),
+        "mean": sum(batches),
     }
-    if length not in lengths:
-        raise ValueError(
-            f"epoch={length}: choose one of {', '.join(lengths)}, or a number of steps"
-        )
-    return max(1, int(lengths[length] * len(units) / per_step) // accumulate)
+    if length not in draws:
+        raise ValueError(f"epoch={length}: choose one of {', '.join(draws)}, or a number of steps")
+    return max(1, draws[length] // (per_step * accumulate))
+
+
+def small_units(units: Sequence[Unit]) -> list[str]:
+    """A line on units with fewer rows than a batch, where there are any."""
+    small = sorted((unit for unit in units if unit.rows < unit.batch_size), key=lambda u: u.rows)
+    if not small:
+        return []
+    least = small[0]
+    which = least.name if len(small) == 1 else f"{len(small)} of {len(units)} (least {least.name})"
+    return [
+        f"Fewer training rows than a batch: {which}, {least.rows} rows for a batch of "
+        f"{least.batch_size}; a batch has them all."
+    ]

@@ -15,7 +15,7 @@ from mtlrun.engine.queues import POOL, Queue
 from mtlrun.sampling.base import Sampler
 from mtlrun.sampling.joint import Joint
 from mtlrun.sampling.proportional import Proportional
-from mtlrun.sampling.units import EpochLength, Of, Unit, steps_of_epoch, units_of
+from mtlrun.sampling.units import EpochLength, Of, Unit, small_units, steps_of_epoch, units_of
 
 
 class Turns(Sampler):
@@ -263,6 +263,17 @@ def test_units_of_streams_and_tasks() -> None:
     labelled["b"] = 0
     with pytest.raises(ValueError, match="b has no training row that carries a label"):
         made("tasks")
+
+
+def test_units_with_fewer_rows_than_a_batch_are_told() -> None:
+    a, b, c = (Unit(name, name, (name,), rows, 8) for name, rows in (("a", 9), ("b", 7), ("c", 3)))
+    assert small_units([a]) == []
+    (line,) = small_units([a, b])
+    assert line == (
+        "Fewer training rows than a batch: b, 7 rows for a batch of 8; a batch has them all."
+    )
+    (line,) = small_units([a, b, c])
+    assert "2 of 3 (least c), 3 rows for a batch of 8" in line
 
 
 # -- ragged rows ----------------------------------------------------------------------------------
