@@ -46,21 +46,27 @@ def changes_against(setting: str, path: str, tasks: Iterable[str]) -> Changes:
     return changes
 
 
-def headline_levels(setting: str, path: str, tasks: Iterable[str]) -> dict[str, float]:
+def headline_levels(setting: str, path: str, headlines: Mapping[str, str]) -> dict[str, float]:
     """For each task the best validation value of its headline metric in a finished run.
 
     Args:
         setting: how the user names the folder, for messages.
         path: the run folder.
-        tasks: those of this run.
+        headlines: for each task of this run its headline metric.
 
     Raises:
-        UserError: the folder holds no finished run, or one without some of the tasks.
+        UserError: the folder holds no finished run, or one without some of the tasks or figures.
     """
-    known = _tasks_of(setting, path, tasks)
-    return {
-        name: float(facts["metrics"][facts["headline"]]["best"]) for name, facts in known.items()
-    }
+    levels = {}
+    for name, facts in _tasks_of(setting, path, headlines).items():
+        best = facts["metrics"].get(headlines[name], {}).get("best")
+        if best is None:
+            raise UserError(
+                f"{setting}={path}: that run has no {headlines[name]} of task {name}, which is "
+                "what this run goes by. Name another folder, or give the levels yourself."
+            )
+        levels[name] = float(best)
+    return levels
 
 
 def _tasks_of(setting: str, path: str, tasks: Iterable[str]) -> dict[str, dict[str, Any]]:

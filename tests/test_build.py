@@ -340,6 +340,21 @@ def test_a_task_that_the_dataset_does_not_carry_is_named() -> None:
         build.dataset_and_tasks(config)
 
 
+class Shared(Partial):
+    """A task in two streams."""
+
+    def __init__(self, *, carve_validation: bool = True) -> None:
+        super().__init__(carve_validation=carve_validation)
+        self.streams = {"x": ("a",), "y": ("b", "a")}
+
+
+def test_a_task_of_two_streams_is_refused() -> None:
+    config = partial_config()
+    config.dataset["_target_"] = f"{HERE}Shared"
+    with pytest.raises(UserError, match="the task a is named by the streams x, y, and a"):
+        build.dataset_and_tasks(config)
+
+
 def test_validation_rows_are_asked_for_where_they_select() -> None:
     config = partial_config()
     dataset, _ = build.dataset_and_tasks(config)

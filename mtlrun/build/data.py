@@ -111,6 +111,15 @@ def dataset_and_tasks(config: Config) -> tuple[Dataset, dict[str, Task]]:
     kinds = {name: _kind(own) for name, own in declared.items()}
     dataset: Dataset = component(settings, "dataset", Dataset, carve_validation=carve, tasks=kinds)
     carried = [task for tasks in dataset.streams.values() for task in tasks]
+    for task in carried:
+        if carried.count(task) > 1:
+            streams = [
+                stream for stream, of in dataset.streams.items() for own in of if own == task
+            ]
+            raise UserError(
+                f"dataset: the task {task} is named by the streams {', '.join(streams)}, and a "
+                "task is learnt from one stream. Give each a name of its own."
+            )
     declared_as = {member: name for name in names for member in dataset.families.get(name, (name,))}
     for member, name in declared_as.items():
         if member not in carried:

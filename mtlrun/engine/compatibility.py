@@ -177,6 +177,13 @@ def check_compatible(
                 "engine.accumulate=1, or gradients.at=parameters."
             )
     _check_sampler(weighting, chosen, sampler, sampler_name, model, select_on)
+    rescale = settings.get("rescale", "none")
+    if rescale != "none" and sampler.fewest_tasks < 2 and len(model.tasks) > 1:
+        raise UserError(
+            f"gradients.rescale={rescale} gives a task that a step trains alone the weight 1, "
+            f"whatever {chosen} says, and sampler={sampler_name} gives such steps. Leave it out, "
+            "or use sampler=joint or sampler=task_subset."
+        )
     _check_alignment(weighting, chosen, architecture_name, model, settings)
     _check_sparse(chosen, model, place)
     _check_memory(weighting, chosen, model, settings, place)

@@ -93,12 +93,16 @@ class Selection:
     """Keeps the best epoch of each group of tasks that share anything.
 
     The score of an epoch is the mean, over the group's tasks, of the headline metric's remaining
-    error relative to the first epoch's: 1 at the first, less is better. Ties go to the earlier.
+    error relative to the first epoch's: 1 at the first, less is better. Ties go to the earlier. A
+    task whose headline is NaN is left out; epochs with fewer such tasks go first, whatever their
+    score. So neither a network that diverges is chosen, nor does a headline that the split leaves
+    undefined (the area under a curve where one class is absent) decide.
 
     Attributes:
         groups: see :meth:`mtlrun.models.model.MultiTaskModel.independent_groups`.
         first: each task's remaining error in the first epoch.
         score: each group's best score.
+        undefined: of each group the tasks whose headline was NaN in that epoch.
         epoch: the epoch (from 1) of each group's best score.
         best: for each task and metric the best value over epochs, and its epoch.
     """
@@ -106,6 +110,7 @@ class Selection:
     groups: Sequence[tuple[str, ...]]
     first: dict[str, float] = field(default_factory=dict)
     score: list[float] = field(default_factory=list)
+    undefined: list[int] = field(default_factory=list)
     epoch: list[int] = field(default_factory=list)
     best: dict[str, dict[str, tuple[float, int]]] = field(default_factory=dict)
 
@@ -124,32 +129,40 @@ class Selection:
                     self.best[name][metric] = (value, epoch)
         if not self.score:
             self.score = [math.inf] * len(self.groups)
+            self.undefined = [0] * len(self.groups)
             self.epoch = [0] * len(self.groups)
         improved = []
         for number, group in enumerate(self.groups):
-            score = self._score(tasks, figures, group)
-            if score < self.score[number] or self.epoch[number] == 0:
-                self.score[number], self.epoch[number] = score, epoch
+            undefined, score = self._score(tasks, figures, group)
+            best = (self.undefined[number], self.score[number])
+            if (undefined, score) < best or self.epoch[number] == 0:
+                self.undefined[number], self.score[number] = undefined, score
+                self.epoch[number] = epoch
                 improved.append(number)
         return improved
 
-    def _score(self, tasks: Mapping[str, Task], figures: Figures, group: Sequence[str]) -> float:
-        ratios = []
+    def _score(
+        self, tasks: Mapping[str, Task], figures: Figures, group: Sequence[str]
+    ) -> tuple[int, float]:
+        """How many of the group's headlines are NaN, and the score by the others."""
+        ratios, undefined = [], 0
         for name in group:
             if name not in figures:
                 continue
             error = remaining_error(tasks[name], figures[name])
             if math.isnan(error):
-                return math.inf
+                undefined += 1
+                continue
             first = self.first.setdefault(name, error)
             ratios.append(error / first if first > 0 else float(error > 0))
-        return sum(ratios) / len(ratios) if ratios else math.inf
+        return undefined, sum(ratios) / len(ratios) if ratios else math.inf
 
     def state_dict(self) -> dict[str, Any]:
         """Plain data for the checkpoint."""
         return {
             "first": self.first,
             "score": self.score,
+            "undefined": self.undefined,
             "epoch": self.epoch,
             "best": {n: {m: list(v) for m, v in d.items()} for n, d in self.best.items()},
         }
@@ -158,6 +171,7 @@ class Selection:
         """The reverse of :meth:`state_dict`."""
         self.first = dict(state["first"])
         self.score = list(state["score"])
+        self.undefined = list(state["undefined"])
         self.epoch = list(state["epoch"])
         self.best = {
             name: {metric: (value[0], value[1]) for metric, value in metrics.items()}

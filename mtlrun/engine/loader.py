@@ -6,8 +6,10 @@ can resume anywhere and the number of workers changes nothing.
 
 import signal
 import sys
-from collections.abc import Callable, Container, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import tee
 from typing import Any
 
 import torch
@@ -80,13 +82,10 @@ class _Requests:
     """What a loader with workers is to read next; set anew before each pass."""
 
     def __init__(self) -> None:
-        self.pending: Sequence[dict[str, Tensor]] = ()
+        self.pending: Iterable[dict[str, Tensor]] = ()
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         return iter(self.pending)
-
-    def __len__(self) -> int:
-        return len(self.pending)
 
 
 def _as_read(rows: Rows) -> Rows:
@@ -123,7 +122,7 @@ class _Feed:
         """Let the workers go."""
         self.loader = None
 
-    def read(self, requests: Sequence[dict[str, Tensor]]) -> Iterator[Rows]:
+    def read(self, requests: Iterable[dict[str, Tensor]]) -> Iterator[Rows]:
         if self.loader is None:
             return (self.reader[request] for request in requests)
         self.requests.pending = requests
@@ -189,6 +188,11 @@ class TrainLoader:
         seed: the run's seed.
         placement: where batches go.
         workers: processes that read.
+
+    Attributes:
+        taken: batches read from each queue of rows, over the whole run.
+        drawn: steps that drew each unit, likewise.
+        examples: rows read, likewise.
     """
 
     def __init__(
@@ -221,13 +225,15 @@ class TrainLoader:
         self._feed = _Feed(moved, workers, pin=placement.device.type == "cuda")
 
     def _queue(self, unit: Unit, sources: Mapping[str, Source]) -> Queue:
-        """Where a unit's rows come from: its stream's, or those that carry its task's label.
+        """Where a unit's rows come from: its stream's, or those that carry its one task's label.
 
         Tasks of one stream that may be drawn in one step share their rows.
         """
         source, stream = sources[unit.stream], unit.stream
         (first, *others) = unit.tasks
-        alone = not (others or self.sampler.several) and unit.name == first
+        beside = [other for other in self.sampler.units if other.stream == stream]
+        together = self.sampler.several and len(beside) > 1
+        alone = not (others or together or self.sampler.joint)
         mask = self.masks.get(first)
         rows = mask.nonzero().flatten() if alone and mask is not None else None
         count = len(source) if rows is None else len(rows)
@@ -245,7 +251,7 @@ class TrainLoader:
             return epoch * queue.batches + within
         return epoch * per_epoch + within
 
-    def _requests(self, epoch: int, start: int, end: int) -> Iterator[_Request]:
+    def _requests(self, epoch: int, start: int, end: int) -> Generator[_Request, None, None]:
         """What the steps from ``start`` to ``end`` of an epoch read."""
         taken = dict(self.taken)
         for step in range(start, end):
@@ -287,24 +293,27 @@ class TrainLoader:
         return (step // every + 1) * every if every else sys.maxsize
 
     def _steps(self, epoch: int, start: int, end: int) -> Iterator[list[Batch]]:
-        requests = list(self._requests(epoch, start, end))
-        read = self._feed.read([request.rows for request in requests])
-        pending: list[Batch] = []
-        for request, rows in zip(requests, read, strict=True):
-            present = {
-                stream: self._present(stream, indices, request.tasks)
-                for stream, indices in request.rows.items()
-            }
-            draws = self._draws(epoch, request.step, request.micro)
-            pending.append(self.placement.batch(self.dataset, rows, present, draws))
-            self._count(request)
-            if len(pending) == self.accumulate:
-                yield pending
-                pending = []
+        # Closed at the end: workers that read ahead would hold it, it this loader, and that them.
+        with closing(self._requests(epoch, start, end)) as settled:
+            requests, ahead = tee(settled)
+            read = self._feed.read(request.rows for request in ahead)
+            pending: list[Batch] = []
+            for request, rows in zip(requests, read, strict=True):
+                present = {
+                    stream: self._present(stream, indices, request.tasks)
+                    for stream, indices in request.rows.items()
+                }
+                draws = self._draws(epoch, request.step, request.micro)
+                pending.append(self.placement.batch(self.dataset, rows, present, draws))
+                self._count(request)
+                if len(pending) == self.accumulate:
+                    yield pending
+                    pending = []
 
     def _count(self, request: _Request) -> None:
-        for unit in request.units:
-            self.drawn[unit.name] += 1
+        if request.micro == 0:
+            for unit in request.units:
+                self.drawn[unit.name] += 1
         for queue in {self.queues[unit.name].name for unit in request.units}:
             self.taken[queue] += 1
         self.examples += sum(len(rows) for rows in request.rows.values())

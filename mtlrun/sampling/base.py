@@ -1,6 +1,8 @@
 """The contract of a sampler."""
 
+import math
 from abc import ABC, abstractmethod
+from bisect import bisect
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -24,7 +26,8 @@ class Sampler(ABC):
     that the setting ``baseline`` names; empty where there is no such setting).
 
     Draws are addressed by the step. What a sampler learns on the way is in :meth:`state_dict`, and
-    may change what it draws at an epoch's start, and every ``refresh_every`` steps.
+    may change what it draws at an epoch's start, and every ``refresh_every`` steps; in between the
+    chances are not asked for again.
 
     Args:
         units: what there is to draw.
@@ -49,6 +52,7 @@ class Sampler(ABC):
         self.units = tuple(units)
         self.epochs = epochs
         self.seed = seed
+        self._bounds: tuple[tuple[int, int], list[float]] | None = None
 
     @property
     def per_step(self) -> int:
@@ -75,9 +79,22 @@ class Sampler(ABC):
             epoch: counted from 0.
             step: steps done before, over the whole run.
         """
+        stretch = (epoch, step // self.refresh_every if self.refresh_every else 0)
+        if self._bounds is None or self._bounds[0] != stretch:
+            self._bounds = (stretch, self._checked(epoch).cumsum(0).tolist())
+        bounds = self._bounds[1]
+        place = torch.rand((), generator=self.generator(epoch, step), dtype=torch.float64).item()
+        return (self.units[bisect(bounds, place * bounds[-1], hi=len(bounds) - 1)],)
+
+    def _checked(self, epoch: int) -> Tensor:
+        """The chances, where they are some."""
         chances = self.probabilities(epoch)
-        drawn = torch.multinomial(chances, 1, generator=self.generator(epoch, step))
-        return (self.units[int(drawn)],)
+        if not (bool((chances >= 0).all()) and math.isclose(float(chances.sum()), 1)):
+            raise ValueError(
+                f"{type(self).__name__}: the probabilities of epoch {epoch} are "
+                f"{chances.tolist()}, and must be 0 or more and sum to 1"
+            )
+        return chances
 
     def generator(self, epoch: int, step: int) -> torch.Generator:
         """A CPU generator for a step's draw; the same each time it is asked for."""

@@ -108,8 +108,9 @@ class Regression(Task):
         return known_rows(target)
 
     def statistics(self, prediction: Tensor, target: Tensor) -> Statistics:
-        """For each output the number, sum and sum of squares of the labels, and the sums of squared
-        and absolute errors, in the target's units: float64 [outputs] each.
+        """For each output the number of the labels, the sum and sum of squares of their distances
+        to the center, and the sums of squared and absolute errors, in the target's units: float64
+        [outputs] each.
 
         Args:
             prediction: [N, outputs], standardised.
@@ -119,8 +120,10 @@ class Regression(Task):
         values = values.double()  # 0 where missing
         predicted = prediction.double()
         if self.standardised:
+            # Far from 0 the variance would drown in the squares; from the center it does not.
             center, scale = self._center.on(values.device), self._scale.on(values.device)
-            predicted = predicted * scale + center
+            values = torch.where(known, values - center, 0.0)
+            predicted = predicted * scale
         errors = torch.where(known, predicted - values, 0.0)
         return {
             "count": known.sum(0).double(),

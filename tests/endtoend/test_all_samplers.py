@@ -58,6 +58,12 @@ def test_draws_and_resumes(
     with (whole / "metrics.csv").open() as file:
         chances = [row for row in csv.DictReader(file) if row["metric"] == "sampling_probability"]
     assert len(chances) == (0 if sampler == "joint" else 2 * 3)
+    if sampler in ("active", "annealed", "multi_dds", "similarity"):
+        first, second = ([row["value"] for row in chances if row["epoch"] == e] for e in "12")
+        assert first != second  # it has learnt, or knows the epoch
+    if sampler == "annealed":
+        share = {"streams": 260 / 370, "tasks": 260 / (260 + 55 + 110)}[of]
+        assert float(chances[0]["value"]) == pytest.approx(share)
 
 
 @pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "joint"])

@@ -145,6 +145,43 @@ def test_rescaling_undoes_what_is_said_of_a_task_alone(rescale: str) -> None:
         check(**options, sampler=Proportional(units=TASKS))
 
 
+class FromEvaluation(Proportional):
+    uses_evaluation = True
+
+
+class FromTraining(Proportional):
+    compares, refresh_every = "training", 5
+
+
+class FromValidation(FromTraining):
+    compares = "validation"
+
+
+def test_samplers_that_have_nothing_to_learn_from() -> None:
+    options: dict[str, Any] = {"weighting": Equal(), "place": None}
+    check(**options, sampler=FromTraining(units=TASKS), select_on="test")
+    check(**options, sampler=FromValidation(units=TASKS))
+    for changes, message in (
+        (
+            {"sampler": FromEvaluation(units=TASKS), "select_on": "test"},
+            "sampler=drawn learns from what it sees in the evaluation, and select_on=test would "
+            "show it the test split. Use select_on=validation.",
+        ),
+        (
+            {"sampler": FromValidation(units=TASKS), "select_on": "test"},
+            "sampler=drawn learns from gradients on validation rows, and select_on=test leaves "
+            "none. Use select_on=validation.",
+        ),
+        (
+            {"sampler": FromTraining(units=TASKS), "model": separate_model()},
+            "sampler=drawn compares gradients on shared parameters, and this architecture shares "
+            "none that are trained. Use architecture=hps, or another sampler.",
+        ),
+    ):
+        with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+            check(**options, **changes)
+
+
 class Product(LossWeighting):
     linear = False
 

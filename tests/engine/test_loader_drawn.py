@@ -106,6 +106,14 @@ def test_a_drawn_task_reads_rows_with_its_label_pass_after_pass() -> None:
     assert loader.examples == 240
 
 
+def test_tasks_of_one_stream_that_are_drawn_alone_are_shuffled_apart() -> None:
+    source = {"y": numbered(40, Y)}
+    units = units_for(source, {"y": Y}, 20, "tasks")
+    loader = loader_of(source, {"y": Y}, sampler=Turns(units=units), length=2)
+    first, second = (rows_of(batch, "y") for (batch,) in loader.epoch(0, 0))
+    assert first != second
+
+
 @pytest.mark.parametrize("kind", [Turns, Pairs])
 def test_a_stream_of_one_task_reads_rows_with_its_label(kind: type[Sampler]) -> None:
     """Whatever it is called; where every step reads every stream it is read whole."""

@@ -11,6 +11,7 @@ from sampling_driver import usable as make
 from scipy.stats import chisquare
 
 from mtlrun.sampling.base import Sampler
+from mtlrun.sampling.uniform import Uniform
 
 DRAWS = 1500
 every = pytest.mark.parametrize("name", configured())
@@ -96,6 +97,8 @@ def test_what_is_learnt_survives_a_file_and_learning_goes_on_from_it(name: str) 
     third = make(name)
     third.load_state_dict(kept)  # later learning left what was handed out as it was
     assert torch.equal(all_probabilities(third), learnt)
+    teach(third, first=3)
+    assert torch.equal(all_probabilities(third), all_probabilities(sampler))
 
 
 @every
@@ -115,6 +118,44 @@ def test_what_it_learns_from_is_declared(name: str) -> None:
     assert (sampler.refresh_every > 0) == (sampler.compares != "nothing")
     assert sampler.several == (sampler.per_step > 1)
     assert sampler.fewest_tasks == sampler.per_step
+
+
+class Unsound(Uniform):
+    """Chances of 0.5 and what is left, for two units."""
+
+    rest = 0.0
+
+    def probabilities(self, epoch: int) -> torch.Tensor:
+        return torch.tensor([0.5, self.rest], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("rest", [0.4, -0.5, float("nan"), float("inf")])
+def test_chances_that_are_none_are_refused(rest: float) -> None:
+    sampler = Unsound(units=units([5, 5]))
+    sampler.rest = rest
+    with pytest.raises(ValueError, match="Unsound: the probabilities of epoch 2 are"):
+        sampler.draw(2, 0)
+
+
+def test_what_is_learnt_counts_from_the_refresh_on() -> None:
+    sampler = Unsound(units=units([5, 5]))
+    sampler.refresh_every, chances = 3, [0.0, 1.0]
+    sampler.probabilities = lambda _: torch.tensor(chances, dtype=torch.float64)
+    found = []
+    for step in range(6):
+        found += drawn_names(sampler, 0, range(step, step + 1))
+        if (step + 1) % 3 == 0:
+            chances.reverse()
+    assert found == [("task1",)] * 3 + [("task0",)] * 3
+
+
+def test_units_without_a_chance_are_not_drawn() -> None:
+    sampler = Unsound(units=units([5, 5, 5]))
+    for place in range(3):
+        chances = torch.zeros(3, dtype=torch.float64)
+        chances[place] = 1
+        sampler.probabilities = lambda _, found=chances: found
+        assert {sampler.draw(place, step) for step in range(50)} == {(sampler.units[place],)}
 
 
 @pytest.mark.parametrize(

@@ -167,6 +167,15 @@ def test_what_every_task_keeps_to(scheme: str) -> None:
     assert_nothing_is_read_back(task, logits, target)
 
 
+def test_padding_is_outside_whatever_class_comes_first() -> None:
+    names = ["B-NP", "I-NP", "O"]
+    true = [["I-NP"], ["B-NP", "I-NP", "O"]]
+    metrics = metrics_of(bio_task(names), (answers(true, names), encode(true, names)))
+    assert metrics == dict.fromkeys(("f1", "precision", "recall", "accuracy"), 1.0)
+    found = bio_task(names).statistics(answers(true, names), encode(true, names))
+    assert (found["true"].tolist(), found["predicted"].tolist()) == ([2], [2])
+
+
 def test_padding_changes_nothing() -> None:
     task = bio_task()
     logits, target = draw(40)
