@@ -45,7 +45,8 @@ class TextSettings:
 
     Args:
         tokenizer: ``words``, or the folder of a pretrained tokenizer of transformers; then the
-            numbers are the tokenizer's plus 1, as 0 is padding, with its special tokens.
+            numbers are the tokenizer's plus 1, as 0 is padding, with its special tokens. Which of a
+            pair's texts a token is of is told by these alone, not by segments as BERT has them.
         min_count: words that occur less often in the training rows are unknown; of words only.
         max_words: the vocabulary has so many words at most, the most frequent; None is all.
         max_length: tokens of a text that are kept; None is all, or as many as the pretrained
@@ -108,12 +109,13 @@ class TextSettings:
         rows, found = corpus.numbered(training, self.min_count, self.max_words)
         other = torch.ones(len(rows), dtype=torch.bool)
         other[training] = False
-        numbers = rows.subset(other.nonzero().squeeze(1)).values
-        share = (numbers == UNKNOWN).double().mean().item() if len(numbers) else 0.0
+        others = other.nonzero().squeeze(1)
+        count = int((corpus.tokens.subset(others).values < corpus.single).sum())
+        unknown = int((rows.subset(others).values == UNKNOWN).sum())  # unknown pairs are not there
         kind = "words and pairs" if self.ngrams == 2 else "words"
         remark = (
-            f"{len(found.words):,} {kind} of the training rows; {share:.1%} of those in other rows "
-            "are unknown"
+            f"{len(found.words):,} {kind} of the training rows; {unknown / max(count, 1):.1%} of "
+            "the words in other rows are unknown"
         )
         return EncodedTexts(rows, len(found), remark)
 
@@ -131,10 +133,23 @@ def pretrained(
             tokenizer says that its network reads.
 
     Raises:
-        UserError: transformers is not installed, or the folder holds no tokenizer.
+        UserError: transformers is not installed, the folder holds no tokenizer, or ``max_length``
+            is more than its network reads, or too little for any word.
     """
     tokenizer = _tokenizer(Path(folder).expanduser())
-    limit = min(tokenizer.model_max_length, max_length or tokenizer.model_max_length)
+    most = tokenizer.model_max_length
+    if max_length is not None and max_length > most:
+        raise UserError(
+            f"dataset.max_length={max_length}, and the tokenizer in {folder} says that its network "
+            f"reads at most {most} tokens: use dataset.max_length=null for that, or less."
+        )
+    limit = most if max_length is None else max_length
+    special = tokenizer.num_special_tokens_to_add(pair=seconds is not None)
+    if limit <= special:
+        raise UserError(
+            f"dataset.max_length={limit} leaves no place for words beside the {special} special "
+            f"tokens that the tokenizer in {folder} adds."
+        )
     settings = {
         "tokenizer": str(_files(Path(folder).expanduser())),
         "transformers": import_module("transformers").__version__,

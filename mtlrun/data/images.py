@@ -175,6 +175,7 @@ def _pixels(source: Path | BinaryIO, name: str, size: Size | None, crop: bool) -
         if size is not None:
             # Only JPEGs can do it, and only by whole fractions; others stay as they are
             image.draft(None, (2 * size[1], 2 * size[0]))
+        image.info.pop("transparency", None)  # pillow warns of it, and colours do not depend on it
         picture = image if image.mode == "RGB" else image.convert("RGB")
         picture.load()
     if size is not None and picture.size != (size[1], size[0]):

@@ -34,7 +34,7 @@ from mtlrun.data.preparing import (
 from mtlrun.data.table.dataset import MISSING, check_choice
 from mtlrun.data.table.names import Names, check_uses, names_of
 from mtlrun.data.table.reading import ABSENT, Paths, Sheet, read_sheet
-from mtlrun.data.table.remarks import listed, split_remark
+from mtlrun.data.table.remarks import listed, split_remark, unlabelled_remarks
 from mtlrun.data.table.splits import SplitSettings, split_rows
 from mtlrun.data.table.targets import Target, TargetSettings, read_target
 from mtlrun.errors import UserError
@@ -52,7 +52,8 @@ class LabelledImages(Dataset):
 
     One column of the table names the image's file; the declared tasks name others. Their kinds and
     the splits are as in :class:`~mtlrun.data.table.Table`. All other columns are left alone. Images
-    are decoded to RGB at one size, stay uint8, and are augmented and normalised on the device.
+    are decoded to RGB at one size, stay uint8, and are augmented and normalised on the device. A
+    camera's note of its orientation (EXIF) is not followed.
 
     Args:
         root: the folder; None for ``$MTLRUN_DATA/images``, else ``data/images``.
@@ -167,6 +168,7 @@ class LabelledImages(Dataset):
             f"Read {sheet.title}: {len(sheet):,} images, {self.size[0]} x {self.size[1]}, {place}.",
             f"Targets: {listed([target.remark for target in found.values()])}.",
             split_remark(rows, source),
+            *unlabelled_remarks(found, rows),
         ]
 
     @classmethod
@@ -329,7 +331,7 @@ def _image_files(sheet: Sheet, column: str, folder: Path) -> tuple[list[Path], A
     if (levels.codes == ABSENT).any():
         row = int((levels.codes == ABSENT).argmax())
         raise UserError(f"{sheet.place(row, column)}: the cell names no image.")
-    paths = [folder / name for name in levels.names]
+    paths = [_path(folder, name) for name in levels.names]
     for code, path in enumerate(paths):
         if not path.is_file():
             row = int((levels.codes == code).argmax())
@@ -341,6 +343,12 @@ def _image_files(sheet: Sheet, column: str, folder: Path) -> tuple[list[Path], A
     numbers = np.empty(len(paths), dtype=np.int64)
     numbers[order] = np.arange(len(paths))
     return [paths[code] for code in order], numbers[levels.codes]
+
+
+def _path(folder: Path, name: str) -> Path:
+    """A file by its name in the table, which may be written as on Windows."""
+    path = folder / name
+    return path if path.is_file() or "\\" not in name else folder / name.replace("\\", "/")
 
 
 def _masks(found: Mapping[str, Target], index: Tensor) -> dict[str, Tensor]:

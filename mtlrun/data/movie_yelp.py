@@ -122,6 +122,9 @@ def _movie(root: Path) -> tuple[list[str], Tensor]:
             raise UserError(_missing(root))
         lines = read_lines(path, "latin-1")
         _refuse_empty(path, lines)
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                raise UserError(f"{path}, line {number} is empty, and each line is a snippet.")
         texts += lines
         targets.append(torch.full((len(lines),), float(positive)))
     return texts, torch.cat(targets)

@@ -6,7 +6,9 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from inspect import getmodule, getsource
 from pathlib import Path
+from unicodedata import unidata_version
 
 import numpy as np
 import torch
@@ -17,8 +19,8 @@ from mtlrun.data.files import user_cache
 from mtlrun.data.text import UNKNOWN, Ragged, Vocabulary, words
 from mtlrun.durable import replace_file
 
-FORMAT = 1
-"""Raised when the same texts would be tokenised otherwise than before."""
+FORMAT = 2
+"""Raised when the same texts would be tokenised or kept otherwise than before."""
 
 CACHED_FROM = 2**20
 """Characters of all texts from which on their tokens are kept on disk."""
@@ -47,12 +49,12 @@ class Corpus:
             texts: one a row.
             split: a function of a module that gives a text's tokens, none with a space in it.
         """
-        found = cached(
-            {"split": f"{split.__module__}.{split.__qualname__}"},
-            texts,
-            len(texts),
-            lambda: _tokenised(texts, split),
-        )
+        settings = {
+            "split": f"{split.__module__}.{split.__qualname__}",
+            "source": _source(split),
+            "unicode": unidata_version,  # of this Python: what a letter is
+        }
+        found = cached(settings, texts, len(texts), lambda: _tokenised(texts, split))
         lexicon = tuple(found["lexicon"].tobytes().decode("utf-8", "surrogatepass").split("\n"))
         tokens = Ragged(torch.from_numpy(found["values"]), torch.from_numpy(found["offsets"]))
         return cls(lexicon, tokens, len(lexicon))
@@ -99,9 +101,7 @@ class Corpus:
         """
         counts = self.tokens.subset(training).values.bincount(minlength=len(self.lexicon))
         occurring = zip(self.lexicon, counts.tolist(), strict=True)
-        vocabulary = Vocabulary.counted(
-            {word: count for word, count in occurring if count}, min_count, max_size
-        )
+        vocabulary = Vocabulary.counted(dict(occurring), min_count, max_size)
         numbers = torch.from_numpy(vocabulary.encode(self.lexicon))[self.tokens.values]
         unknown_pair = (self.tokens.values >= self.single) & (numbers == UNKNOWN)
         rows = Ragged(numbers, self.tokens.offsets).keep(~unknown_pair)
@@ -154,6 +154,8 @@ def _read(path: Path, rows: int) -> dict[str, NDArray[np.generic]] | None:
         size = np.iinfo(np.int32).max if lexicon is None else lexicon.tobytes().count(b"\n") + 1
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         return None
+    except RuntimeError:  # where a flipped bit says encrypted, or packed in some other way
+        return None
     whole = (
         values.dtype == np.int32
         and offsets.dtype == np.int64
@@ -174,6 +176,15 @@ def _write(path: Path, arrays: Mapping[str, NDArray[np.generic]]) -> None:
         replace_file(path, buffer.getbuffer())
     except OSError:
         return
+
+
+def _source(split: Callable[[str], Sequence[str]]) -> str:
+    """The text of the module that a function is of, so that an edited one is another."""
+    module = getmodule(split)
+    try:
+        return "" if module is None else getsource(module)
+    except (OSError, TypeError):  # typed into a shell, or built in
+        return ""
 
 
 def _tokenised(

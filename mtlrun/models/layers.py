@@ -76,8 +76,10 @@ class TokenAveragePool(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Vectors, [N, C]; 0 for a row without tokens."""
-        tokens = token_mask(features).sum(1, keepdim=True)
-        return features.sum(1) / tokens.clamp(min=1).to(features.dtype)
+        here = token_mask(features)
+        tokens = here.sum(1, keepdim=True).clamp(min=1).to(features.dtype)
+        # Padding is 0 already; the mask is for the gradient, which the engine may look at here
+        return features.masked_fill(~here.unsqueeze(2), 0).sum(1) / tokens
 
 
 class TokenMaxPool(nn.Module):

@@ -251,8 +251,8 @@ class JacobianWeighting(Weighting):
             the number of its elements in the batch.
         sees_representation: whether the method, at the representation, looks at it, too.
         representation: where ``sees_representation``, the features that all tasks read, detached,
-            [N, channels] or [N, channels, height, width], during :meth:`direction`. Rows of the
-            Jacobian have its elements in their order.
+            [N, channels], [N, channels, height, width] or, 0 at padding, [N, length, channels],
+            during :meth:`direction`. Rows of the Jacobian have its elements in their order.
         task_weights: after :meth:`direction`, the weight of each task, [T], for a method that has
             them: they scale heads where these are ``"weighted"``, and are logged.
     """

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from mtlrun.settings import check_positive, check_whole
 from mtlrun.weighting._absent import KeepsAbsent
+from mtlrun.weighting._channels import as_representation, by_channel, shares_of_positions
 from mtlrun.weighting.base import JacobianWeighting, TaskInfo
 
 SMALLEST_SCALE = 1e-3
@@ -33,13 +34,14 @@ class Great(KeepsAbsent, JacobianWeighting):
     the claims of the patent on the method (US 12,020,167). What is chosen here, since the paper's
     choice could not be checked:
 
-    * scales begin at 1, one for each task and channel, the same at all positions of a feature map.
+    * scales begin at 1, one for each task and channel, the same at all positions of a map or a
+      sequence.
       They stay at 0.001 or more: a layer that turns a gradient around would raise its task's loss;
     * the auxiliary network sees each row's gradient, divided by the root mean square of all scaled
       gradients of the step. So it sees how tasks differ in length, nothing depends on the scale of
       the losses, and nothing is gained by making all scales small;
-    * it has one hidden layer of rectified linear units, on feature maps applied at each position
-      and averaged over them, and starts with zero output weights;
+    * it has one hidden layer of rectified linear units, on maps and sequences applied at each
+      position and averaged over them (padding left out), and starts with zero output weights;
     * a task that is absent from a step is no class in it and keeps its scales.
 
     ``auxiliary_accuracy`` is that of the last step. It should come near 1 / T.
@@ -89,14 +91,14 @@ class Great(KeepsAbsent, JacobianWeighting):
         """See :meth:`JacobianWeighting.direction`; fills the gradients of its own parameters."""
         del losses
         assert self.representation is not None
-        rows, channels = self.representation.shape[:2]
-        gradients = jacobian.view(len(jacobian), rows, channels, -1)  # [T, N, C, positions]
+        gradients = by_channel(jacobian, self.representation)
+        shares = shares_of_positions(self.representation).to(gradients)
         if not self._ready:
             self._draw_hidden_weight()
         with torch.enable_grad():
             scaled = gradients * self.shown(self.scales)[:, None, :, None]
-            self._train(scaled)
-        return scaled.detach().sum(dim=0).flatten()
+            self._train(scaled, shares)
+        return as_representation(scaled.detach().sum(dim=0), self.representation)
 
     def _draw_hidden_weight(self) -> None:
         if not self.drawn:
@@ -106,9 +108,14 @@ class Great(KeepsAbsent, JacobianWeighting):
             self.drawn.fill_(True)
         self._ready = True
 
-    def _train(self, scaled: Tensor) -> None:
-        """Gradients of the auxiliary loss, reversed for the scales."""
-        logits = self._logits(_normalised(scaled))  # [T, N, T]
+    def _train(self, scaled: Tensor, shares: Tensor) -> None:
+        """Gradients of the auxiliary loss, reversed for the scales.
+
+        Args:
+            scaled: [T, N, C, positions].
+            shares: of each position in its row's mean, [N, positions].
+        """
+        logits = self._logits(_normalised(scaled, shares), shares)  # [T, N, T]
         origin = torch.arange(len(scaled), device=scaled.device)[:, None].expand(logits.shape[:2])
         loss = F.cross_entropy(logits.flatten(0, 1), origin.flatten())
         own = list(self.parameters())
@@ -116,10 +123,10 @@ class Great(KeepsAbsent, JacobianWeighting):
             parameter.grad = -self.strength * gradient if parameter is self.scales else gradient
         self.auxiliary_accuracy.copy_((logits.argmax(dim=-1) == origin).float().mean())
 
-    def _logits(self, gradients: Tensor) -> Tensor:
+    def _logits(self, gradients: Tensor, shares: Tensor) -> Tensor:
         """For each row of each task's gradient a number for each task, [T, N, T]."""
         hidden = torch.einsum("hc,tncp->tnph", self.hidden_weight, gradients) + self.hidden_bias
-        pooled = hidden.relu().mean(dim=2)
+        pooled = torch.einsum("tnph,np->tnh", hidden.relu(), shares)
         logits: Tensor = pooled @ self.pick(self.output_weight).T + self.pick(self.output_bias)
         return logits
 
@@ -130,9 +137,9 @@ class Great(KeepsAbsent, JacobianWeighting):
             self.scales.clamp_(min=SMALLEST_SCALE)
 
 
-def _normalised(scaled: Tensor) -> Tensor:
-    """The tensor over its root mean square; zeros as they are."""
+def _normalised(scaled: Tensor, shares: Tensor) -> Tensor:
+    """The tensor over its root mean square; zeros as they are. See :meth:`Great._train`."""
     largest = scaled.detach().abs().amax()
     unit = scaled / torch.where(largest > 0, largest, 1.0)
-    mean_square = unit.square().mean()
+    mean_square = (unit.square().mean(dim=(0, 2)) * shares).sum() / len(shares)
     return unit * torch.where(mean_square > 0, mean_square, 1.0).rsqrt()

@@ -7,11 +7,12 @@ from torch import Tensor, nn
 
 from mtlrun.settings import check_whole
 from mtlrun.weighting._absent import KeepsAbsent
+from mtlrun.weighting._channels import by_channel
 from mtlrun.weighting.base import JacobianWeighting, TaskInfo
 
 
 class Rotation(nn.Module):
-    """Rotates the first channels of features, [N, C] or [N, C, height, width].
+    """Rotates the first channels of features: [N, C], [N, C, H, W], or sequences [N, L, C].
 
     Args:
         size: how many channels.
@@ -25,6 +26,11 @@ class Rotation(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """The features with each position's first channels multiplied by the matrix."""
+        if features.ndim == 3:
+            return self._rotated(features.mT).mT
+        return self._rotated(features)
+
+    def _rotated(self, features: Tensor) -> Tensor:
         size = len(self.matrix)
         rotated = torch.einsum("ij,nj...->ni...", self.matrix, features[:, :size])
         if size == features.shape[1]:
@@ -50,7 +56,8 @@ class RotoGrad(KeepsAbsent, JacobianWeighting):
 
     and not by the tasks' losses. R_i is the matrix exponential of a skew-symmetric matrix, the
     identity at first. Since dL_i/dr_i = R_i dL_i/dz, the objective is known from the gradients at z
-    alone. On feature maps channels are rotated, at all positions alike; the sum is over these, too.
+    alone. On maps and sequences channels are rotated, at all positions alike; the sum is over
+    these, too.
     The paper's convergence result asks for a learning rate below the network's.
 
     Published code (adrianjav/rotograd) has the squared distance of R_i v to dL_i/dr_i, averaged
@@ -118,9 +125,8 @@ class RotoGrad(KeepsAbsent, JacobianWeighting):
         ratios = self._ratios(lengths)
         common = (ratios * lengths).sum() / torch.where(lengths.any(), ratios.sum(), 1.0)
         self.task_weights = (common * inverse).to(jacobian)
-        rows, channels = self.representation.shape[:2]
-        gradients = jacobian.view(len(jacobian), rows, channels, -1)[:, :, : self.size]
-        self._train(gradients, inverse.to(jacobian))
+        gradients = by_channel(jacobian, self.representation)
+        self._train(gradients[:, :, : self.size], inverse.to(jacobian))
         return self.task_weights @ jacobian
 
     def _ratios(self, lengths: Tensor) -> Tensor:

@@ -62,6 +62,12 @@ def test_rows_are_the_images_that_the_table_names(folder: Path) -> None:
     ]
 
 
+def test_what_is_learnt_of_targets_is_learnt_from_training_rows(folder: Path) -> None:
+    dataset = images(folder)
+    shade = everything(dataset, "train")[1]["shade"]
+    assert dataset.facts["shade"]["center"] == pytest.approx(shade.nanmean().item())
+
+
 def test_from_the_disk_they_are_the_same(folder: Path) -> None:
     held, mapped = images(folder), images(folder, in_memory=False)
     assert (folder / "prepared_8x8" / "image.npy").is_file()
@@ -84,6 +90,12 @@ def test_from_the_disk_they_are_the_same(folder: Path) -> None:
         images(folder, in_memory=False)
     with pytest.raises(UserError, match=r"other images than dataset\.labels names"):
         images(folder, in_memory=False, prepared=str(folder / "prepared_8x8"))
+
+
+def test_paths_may_be_written_as_on_windows(folder: Path) -> None:
+    before = everything(images(folder), "train")[0]
+    change(folder, "pictures/", "pictures\\")
+    assert torch.equal(everything(images(folder), "train")[0], before)
 
 
 def test_normalisation(folder: Path) -> None:

@@ -21,7 +21,7 @@ def folder(tmp_path: Path) -> Path:
     for name, word in (("neg", "dull"), ("pos", "fine")):
         lines = "".join(f"a {word} \x85 {word}film{number} . \n" for number in range(20))
         (movies / f"rt-polarity.{name}").write_bytes(lines.encode("latin-1"))
-    rows = (f"Clásico, visit{number}!\t{number % 2}\n" for number in range(20))
+    rows = (f"Clásico,\tvisit{number}!\t{number % 2}\n" for number in range(20))
     (sentences / "yelp_labelled.txt").write_text("".join(rows))
     return tmp_path
 
@@ -63,7 +63,8 @@ def test_words_of_test_rows_are_unknown(folder: Path) -> None:
     dataset = MovieYelp(str(folder))
     inputs, _ = dataset.splits["test"]["yelp"].rows(torch.arange(4))
     assert (inputs == 1).sum(1).tolist() == [1, 1, 1, 1]  # visit<number>
-    assert "20.0% of those in other rows" not in dataset.remarks[0]
+    # 2 + 4 rows of yelp have 4 words, 8 + 3 of movie 4, and one of each row is its own
+    assert dataset.remarks[0].endswith("; 25.0% of the words in other rows are unknown")
 
 
 def test_seed_decides_the_rows(folder: Path) -> None:
@@ -99,6 +100,13 @@ def test_bad_sentences_are_named(folder: Path) -> None:
         MovieYelp(str(folder))
 
 
+def test_an_empty_snippet_is_named(folder: Path) -> None:
+    path = folder / "movie_reviews" / "rt-polarity.pos"
+    path.write_bytes(b"fine .\r\n \r\nfine .\r\n")
+    with pytest.raises(UserError, match=r"rt-polarity.pos, line 2 is empty"):
+        MovieYelp(str(folder))
+
+
 REVIEWS = [("Dull,\nand long", 1), ("so so", 3), ('the "best"', 5), ("fine", 4), ("no", 2)]
 CLASSES = [0, 1, 2, 2, 0]
 
@@ -116,7 +124,7 @@ def test_reviews_with_stars(tmp_path: Path, folder: Path) -> None:
     table = as_csv(tmp_path / "yelp.csv")
     lines = "".join(json.dumps({"stars": float(s), "text": t}) + "\n" for t, s in REVIEWS)
     compressed = tmp_path / "reviews.json.gz"
-    compressed.write_bytes(gzip.compress(lines.encode()))
+    compressed.write_bytes(gzip.compress(lines.encode("utf-8-sig")))
     for path in (table, compressed):
         texts, classes = read_reviews(path)
         assert texts == [text for text, _ in REVIEWS]
@@ -139,7 +147,7 @@ def test_reviews_with_stars(tmp_path: Path, folder: Path) -> None:
         ("a.json", b'{"text": "fine", "stars": 1}\n{"text', "line 2 is not a JSON object"),
         ("a.json", b"[1]\n", "line 1 is not an object with the keys"),
         ("a.json", b'{"text": "fine"}\n', "line 1, column stars: .* found 'None'"),
-        ("a.csv.gz", gzip.compress(b"text,stars\nfine,1\n")[:-9], "is not a whole gzip file"),
+        ("a.csv.gz", gzip.compress(b"text,stars\nfine,1\n", mtime=0)[:-9], "is not a whole gzip file"),
         ("a.txt", b"", "neither a table"),
     ],
 )

@@ -50,6 +50,10 @@ def test_train_rows_and_no_validation(folder: Path) -> None:
     dataset = PawsX(str(folder / "x-final"), train_rows=2, carve_validation=False)
     assert set(dataset.splits) == {"train", "test"}
     assert len(dataset.splits["train"]["zh"]) == 2
+    path = folder / "x-final" / "zh" / "test_2k.tsv"
+    path.write_text(path.read_text() + "2\tA\tA\t1\n" * 2)
+    dataset = PawsX(str(folder), train_rows=2)
+    assert [len(dataset.splits[part]["zh"]) for part in ("train", "test")] == [2, 3]
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,20 @@ def test_what_was_found_is_said(houses: Path) -> None:
     ]
 
 
+def test_no_more_words_are_read_than_asked_for(houses: Path) -> None:
+    dataset = table(houses, split="part", inputs=["notes"], text=["notes"], text_length=2)
+    assert dataset.input_facts["table"]["text_length"] == 2
+    assert rows(dataset, "train").tolist() == [[1, 1], [3, 6], [5, 6], [0, 0]]
+
+
+def test_a_split_without_a_value_of_a_target_is_named(houses: Path) -> None:
+    houses.write_text(HOUSES.replace(",180,no,val", ",180,,val"))
+    dataset = table(houses, split="part")
+    assert dataset.splits["val"]["table"].labelled["sold"].tolist() == [False]
+    (said,) = (line for line in dataset.remarks if "measured" in line)
+    assert said == "val has no value of the target sold: it is not measured there."
+
+
 def test_onehot_is_expanded_in_whole_batches(houses: Path) -> None:
     settings = {"split": "part", "categorical": ["city", "rooms"], "ignore": ["notes", "built"]}
     dataset = table(houses, categories="onehot", **settings)
@@ -174,6 +188,35 @@ def test_columns_that_say_nothing_are_left_out(tmp_path: Path) -> None:
     assert "1 numeric (number), 3 categorical (name, year, colour)" in named.remarks[0]
 
 
+def test_columns_that_may_say_something_are_kept(tmp_path: Path) -> None:
+    ticket = [str(n * 37 + 5000) if n % 4 else f"PC {n // 8}" for n in range(60)]
+    path = tmp_path / "t.csv"
+    rows_ = [f"{7 * n % 60},{'' if n % 3 else 5},{t},{n / 2}" for n, t in enumerate(ticket)]
+    path.write_text("\n".join([",five,ticket,y", *rows_]))
+    dataset = table(path, ["y"])
+    assert "1 numeric (five)." in dataset.remarks[0]  # known or not, which may tell something
+    assert dataset.input_shape == {"table": (2,)}
+    assert "unnamed 1 (numbers the rows), ticket (nearly all different)" in dataset.remarks[-1]
+
+
+def test_columns_are_judged_by_the_training_rows(tmp_path: Path) -> None:
+    parts = ["train"] * 8 + ["test"] * 8
+    path = frame_file(
+        tmp_path,
+        part=parts,
+        number=[1.5] * 8 + [*range(8)],
+        word=["a"] * 8 + [*"abcdefgh"],
+        late=[None] * 8 + [*"abababab"],
+        kept=[1, 2] * 8,
+        y=np.arange(16) / 2,
+    )
+    dataset = table(path, ["y"], split="part", validation=0, carve_validation=False)
+    (left,) = (line for line in dataset.remarks if line.startswith("Left out"))
+    assert left == (
+        "Left out: number (constant), word (constant), late (missing in all training rows)."
+    )
+
+
 def test_drawn_splits_depend_on_the_dataset_seed_alone(tmp_path: Path) -> None:
     path = frame_file(tmp_path, x=np.random.default_rng(0).normal(size=50), y=range(50))
 
@@ -198,6 +241,8 @@ def test_groups_stay_together(tmp_path: Path) -> None:
     dataset = table(path, {"y": "regression"}, group="person")
     people = {split: set(targets(dataset, split, "y").tolist()) for split in dataset.splits}
     assert len(set().union(*people.values())) == sum(map(len, people.values())) == 40
+    other = table(path, {"y": "regression"}, group="person", seed=1)
+    assert set(targets(other, "test", "y").tolist()) != people["test"]
     sizes = {split: len(of["table"]) for split, of in dataset.splits.items()}
     assert sizes["test"] == pytest.approx(60, abs=8)
     assert sizes["val"] == pytest.approx(24, abs=8)
@@ -225,6 +270,7 @@ def test_splits_by_file(tmp_path: Path) -> None:
     dataset = Table(files, tasks={"y": "regression"})
     assert targets(dataset, "val", "y").tolist() == [10, 11, 12, 13] * 2
     assert "(by file)" in dataset.remarks[2]
+    assert list(Table(files, tasks={"y": None}, carve_validation=False).splits) == ["train", "test"]
     del files["dev"]
     carved = Table(files, tasks={"y": "regression"}, validation=0.25)
     assert {split: len(of["table"]) for split, of in carved.splits.items()} == {
@@ -260,6 +306,14 @@ def test_a_task_column_makes_a_stream_and_a_task_of_each_value(tmp_path: Path) -
     assert own.facts["score 3"]["center"] == pytest.approx(third.mean().item())
     assert own.facts["score 3"]["scale"] == pytest.approx(third.std(correction=0).item(), rel=1e-6)
     assert own.facts["score 7"]["kind"] == "regression"
+
+
+def test_a_stratum_of_two_rows_keeps_them_for_training(tmp_path: Path) -> None:
+    path = frame_file(
+        tmp_path, t=["a"] * 20 + ["b"] * 2, x=np.arange(22) / 2, y=np.arange(22) * 1.5
+    )
+    dataset = table(path, ["y"], task_column="t", test=0.8, validation=0, carve_validation=False)
+    assert {s: len(source) for s, source in dataset.splits["train"].items()} == {"a": 4, "b": 2}
 
 
 def test_a_value_of_the_task_column_without_training_labels_is_named(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mtlrun.data.table import Table
+from mtlrun.data.table.columns import numbers_of
 from mtlrun.data.table.reading import read_sheet
 from mtlrun.errors import UserError
 
@@ -62,11 +63,75 @@ def test_gzip_marks_and_encodings(tmp_path: Path, name: str, write, encoding: st
     assert frame.to_dict("list") == {"naïve": [1, 2], "é": ["æ", "ø"]}
 
 
+EUROPEAN = ["1.234,50 €", "12,5 €", "-950 €", "1.000.000 €"]
+
+
+@pytest.mark.parametrize(
+    ("delimiter", "cells", "numbers", "written"),
+    [
+        (
+            ",",
+            ['"1,234"', "950", '"-1,234,567.5"', "12.25"],
+            [1234, 950, -1234567.5, 12.25],
+            "with",
+        ),
+        ("\t", ["1,234", "950", "12,000", "7"], [1234, 950, 12000, 7], "with thousands apart"),
+        (";", ["1,234", "950", "12,125", "7"], [1.234, 950, 12.125, 7], ""),
+        (";", ["1,234", "950", "1,234,567", "7"], [1234, 950, 1234567, 7], "with thousands apart"),
+        (";", ["1.234", "0,5", "1.234.567,25", "7"], [1234, 0.5, 1234567.25, 7], ""),
+        (";", EUROPEAN, [1234.5, 12.5, -950, 1000000], "in €"),
+        (",", ["5%", "12.5 %", "-3%", "0%"], [5, 12.5, -3, 0], "in %"),
+        (",", ["$5", "€7", "$1", "$2"], None, ""),  # no one unit
+        (",", ["5", "7%", "1", "2"], None, ""),
+        (",", ["1,23", "12,345", "1", "2"], None, ""),
+    ],
+)
+def test_numbers_written_for_readers(
+    tmp_path: Path, delimiter: str, cells: list[str], numbers, written: str
+) -> None:
+    quoted = [f'"{cell}"' if delimiter in cell and cell[0] != '"' else cell for cell in cells]
+    rows = [delimiter.join([cell, "x"]) for cell in quoted]
+    sheet = read_sheet(str(written_as(tmp_path, delimiter, rows)))
+    found, words = numbers_of(sheet, "n")
+    assert (found if found is None else found.tolist()) == numbers
+    assert words.startswith(written)
+
+
+def written_as(tmp_path: Path, delimiter: str, rows: list[str]) -> Path:
+    return written(tmp_path, "\n".join([delimiter.join(["n", "c"]), *rows]))
+
+
+@pytest.mark.parametrize(
+    ("cells", "days", "words"),
+    [
+        (["1970-01-03", "1970-02-01T12:00"], [2, 31.5], "as days"),
+        (["3.1.1970", "1.02.1970"], [2, 31], "as days, the day first"),
+        (["3/1/1970 06:00", "13/1/1970 12:00"], [2.25, 12.5], "as days, the day first"),
+        (["1/3/1970", "1/13/1970"], [2, 12], "as days, the month first"),
+        (["1/3/1970", "1/12/1970"], None, ""),  # in January, or in March and December
+        (["13/13/1970", "1/2/1970"], None, ""),
+        (["1/13/1970", "1-13-1970"], None, ""),
+        (["1970-01-03", "3.1.1970"], None, ""),
+    ],
+)
+def test_dates_are_days(tmp_path: Path, cells: list[str], days, words: str) -> None:
+    sheet = read_sheet(str(written_as(tmp_path, ",", [f"{cell},x" for cell in cells])))
+    found, said = numbers_of(sheet, "n")
+    assert (found if found is None else found.tolist(), said) == (days, words)
+
+
+def test_a_cell_may_be_a_long_text(tmp_path: Path) -> None:
+    path = written(tmp_path, 'c,y\n"' + "word " * 40_000 + '",1\n')
+    assert len(read_sheet(str(path)).frame["c"][0]) == 200_000
+
+
 def test_a_file_without_header_takes_the_names_given(tmp_path: Path) -> None:
     path = written(tmp_path, "".join(f"{n % 5}, a{n % 2}, {n}.5\n" for n in range(20)))
     dataset = Table(str(path), columns=["x", "c", "y"], tasks={"y": None})
     assert "20 rows. Inputs: 1 numeric (x), 1 categorical (c)" in dataset.remarks[0]
     assert "dataset.columns names 2 columns, and" in refused(path, columns=["x", "y"])
+    message = refused(path, ["x"], columns=["x", "c", "y"], split="y")
+    assert "line 1, column y: the cell is '0.5'" in message
 
 
 def test_quotation_marks_that_hold_no_cell_together_are_text(tmp_path: Path) -> None:
@@ -86,6 +151,11 @@ def test_quotation_marks_that_hold_no_cell_together_are_text(tmp_path: Path) -> 
     quoted = text.replace("Great\t0", 'Great\n"\t0').replace('bad"', "bad")
     sheet = read_sheet(str(written(tmp_path, quoted)), as_text=["text"])
     assert sheet.frame["text"].tolist() == ["Great\n", "so so", "bad", "fine", 'a "b" c']
+
+
+def test_quotes_may_follow_a_blank(tmp_path: Path) -> None:
+    sheet = read_sheet(str(written(tmp_path, 'x, c, y\n1, "a, b", 2\n3, "c", 4\n')))
+    assert sheet.frame.to_dict("list") == {"x": [1, 3], "c": ["a, b", "c"], "y": [2, 4]}
 
 
 def test_rows_of_delimiters_only_are_no_rows(tmp_path: Path) -> None:
@@ -165,12 +235,24 @@ BAD = [
     ("1,2,1\n1,2,3\n", {}, "name its columns by dataset.columns"),
     ("", {}, "{path} is empty"),
     ("x,c,y\n", {}, "{path} has no rows"),
-    (b"PK\x03\x04....", {}, "{path} is an Excel workbook or a zip file. Save its table as CSV"),
+    (b"PK\x03\x04....", {}, "{path} is an Excel workbook or a zip archive. Save its table as CSV"),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1", {}, "{path} is an Excel workbook or a zip archive"),
+    ("\nx y\n1 2\n", {}, "{path}, line 2: there is one column only, 'x y'. Columns must stand"),
+    ("x,y\na,1,2\nb,3,4\n", {},
+     "{path}, line 2: it has 3 cells, and the header names 2 columns. So has every row: give the"),
+    ('"x","y"\n"a",1,2\n"b",3,4\n', {}, "So has every row: give the header one name more"),
+    ("0,1\n5,6\n", {},
+     "no column y. Known: 0, 1. Where the file has no header line, name its columns by"),
+    (rows_of(40, "").replace("31,", "none,"), {},
+     "{path}, line 33, column x: 'none' is no number, and nearly all other values of x are"),
+    (rows_of(30, "").replace("a0", "-inf").replace("a1", "2"), {},
+     "column c: -inf is no finite number"),
     (b"x,y\n\0\0,1\n", {}, "{path} holds zero bytes"),
     ("x,c,y\n1,a,2\n1,é,2\n".encode("latin-1"), {},
-     "{path}, line 3: byte 3 of the line, 0xe9, is not in encoding utf-8. Add dataset.encoding=l"),
+     "{path}, line 3: byte 3 of the line, 0xe9, is not in encoding utf-8. Add dataset.encoding=c"),
     ("x,c,y\n".encode("utf-16"), {}, "Add dataset.encoding=utf-16"),
     (rows_of(3, ""), {"encoding": "utf-9"}, "dataset.encoding=utf-9: there is no such encoding"),
+    (rows_of(9, "inf,b,2.5\n").replace("\n", "\r\n"), {}, "{path}, line 3, column x: inf is no"),
     (rows_of(9, "inf,b,2.5\n"), {}, "{path}, line 3, column x: inf is no finite number"),
     (rows_of(9, "1e39,b,2.5\n"), {}, "{path}, line 3, column x: 1e+39 is no finite number"),
     (rows_of(9, "few,b,2.5\n"), {"numeric": ["x"]},

@@ -37,7 +37,7 @@ def read(tmp_path: Path, cells, kind=None, training=None, **own) -> tuple[Target
     ("cells", "kind", "names"),
     [
         (["0", "1"] * 2, "binary", ["0", "1"]),
-        (["yes", "no", "", "?"], "binary", ["no", "yes"]),
+        (["yes", "no", "", "?", " ? "], "binary", ["no", "yes"]),
         (["-1", "1"] * 2, "binary", ["-1", "1"]),
         (["10", "9"] * 2, "binary", ["9", "10"]),  # by number, not by name
         (["1.0", "2.0", "3.0"] * 3, "classification", ["1", "2", "3"]),
@@ -49,6 +49,8 @@ def read(tmp_path: Path, cells, kind=None, training=None, **own) -> tuple[Target
         ([str(n) for n in range(21)] * 9, "regression", None),
         ([str(n) for n in range(20)] * 9, "classification", [str(n) for n in range(20)]),
         (["a", "b;a", "c", ";"], "multi_label", ["a", "b", "c"]),
+        (["1", "2", "3", "unknown"] * 3, "classification", ["1", "2", "3", "unknown"]),
+        (["5%", "10%", "20%"] * 3, "classification", ["5%", "10%", "20%"]),  # by number
     ],
 )
 def test_kinds_are_inferred(tmp_path: Path, cells: list[str], kind: str, names) -> None:
@@ -86,6 +88,13 @@ def test_values_of_each_kind(tmp_path: Path) -> None:
     assert facts == {"center": 498.75, "scale": 501.25}
 
 
+def test_numbers_may_be_written_for_readers(tmp_path: Path) -> None:
+    target, facts = read(tmp_path, ["$1,250.50", "-$3", "", "$12"])
+    assert facts["kind"] == "regression"
+    torch.testing.assert_close(target.values, torch.tensor([1250.5, -3, NAN, 12]), equal_nan=True)
+    assert target.remark == "y (regression, in $, 1 missing)"
+
+
 def test_the_user_may_order_the_classes(tmp_path: Path) -> None:
     order = {"y": ["low", "mid", "high"]}
     target, facts = read(tmp_path, ["high", "low", "low"], "ordinal", classes=order)
@@ -104,8 +113,9 @@ def test_classes_that_training_does_not_show(tmp_path: Path) -> None:
     target, facts = read(tmp_path, cells, "classification", training=3, unseen="missing")
     assert target.values.tolist() == [0, 1, 2, -1]
     assert facts["classes"] == 3
-    target, _ = read(tmp_path, ["a", "b;a", "c;a"], "multi_label", training=2, unseen="missing")
+    target, facts = read(tmp_path, ["a", "b;a", "c;a"], "multi_label", training=2, unseen="missing")
     assert target.values.tolist() == [[1, 0], [1, 1], [1, 0]]
+    assert facts["positive_share"] == pytest.approx(3 / 4)  # of the training rows
 
 
 BAD = [
@@ -122,7 +132,11 @@ BAD = [
     (["1", "inf"], "regression", {}, "line 3, column y: 'inf' is no finite number"),
     (["1", "1e60"], "regression", {}, "line 3, column y: '1e60' is no finite number"),
     (["1.5", "2.5", "oops", "4"] , None, {},
-     "line 4, column y: 'oops' is no number, and with 4 different values in 4 rows"),
+     "line 4, column y: 'oops' is no number, and nearly all other values of y are"),
+    (["1.5", "2.5"] * 9 + ["oops"], None, {}, "line 20, column y: 'oops' is no number, and nearly"),
+    (["1", "2", "3"] * 9 + ["-inf"], None, {}, "line 29, column y: '-inf' is no number, and near"),
+    (["fine", "good", "bad", "poor"], None, {},
+     "line 2, column y: 'fine' is no number, and with 4 different values in 4 rows"),
     (["a", "b", "c"], "binary", {}, "is binary, and its training rows have 3 different values"),
     (["low", "high"], "ordinal", {}, "Say their order, lowest first: dataset.classes={y: [low, m"),
     (["low", "hihg"], "ordinal", {"classes": {"y": ["low", "high"]}},

@@ -89,6 +89,7 @@ def source() -> TokenSource:
         "topic": torch.tensor([1, -1, 0]),
         "score": torch.tensor([float("nan"), 2.0, 3.0]),
         "tags": Ragged.of([[4, -1, 5], [-1], [6, 7]]),
+        "labels": torch.tensor([[0, -1], [-1, -1], [0, 1]]),
     }
     return TokenSource(Ragged.of([[2, 3, 4], [5], [6, 2]]), targets)
 
@@ -108,6 +109,7 @@ def test_a_token_source_knows_which_rows_are_labelled(source: TokenSource) -> No
         "topic": [True, False, True],
         "score": [False, True, True],
         "tags": [True, False, True],
+        "labels": [True, False, True],
     }
     assert set(source.subset(torch.tensor([2])).labelled) == set()
 

@@ -24,7 +24,7 @@ from mtlrun.models.heads.linear import LinearHead
 from mtlrun.models.heads.mlp import MLPHead
 from mtlrun.models.heads.ordinal import OrdinalHead
 from mtlrun.models.heads.tagging import TaggingHead
-from mtlrun.models.layers import BatchNorm2d
+from mtlrun.models.layers import BatchNorm2d, pooling
 from mtlrun.types import Layout, Per
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -284,3 +284,9 @@ def test_tagging_head_refuses_wrong_settings(settings: dict[str, Any], message: 
     facts = {"in_channels": 4, "out_channels": 2, "layout": "sequence"}
     with pytest.raises(ValueError, match=message):
         TaggingHead(**{**facts, **settings})
+
+
+def test_the_highest_token_may_be_below_0() -> None:
+    (pool,) = pooling("sequence", "max")
+    features = torch.tensor([[[-1.0, 2.0], [-3.0, -4.0], [0.0, 0.0]]])
+    assert pool(features).tolist() == [[-1, 2]]

@@ -15,7 +15,7 @@ from mtlrun.models.backbones.base import Backbone
 from mtlrun.models.backbones.lstm import LSTM
 from mtlrun.models.backbones.text_cnn import TextCNN
 from mtlrun.models.backbones.transformer import Block, Transformer, sinusoids
-from mtlrun.models.layers import token_mask
+from mtlrun.models.layers import pooling, token_mask
 from mtlrun.models.text import MARK, only_tokens, without_repeats
 
 TEXT = [name for name in NAMES if kind_of(name) == "tokens"]
@@ -100,6 +100,18 @@ def test_a_token_that_lost_all_its_features_is_not_taken_for_padding() -> None:
     assert marked.tolist() == [[[torch.tensor(MARK).item()] * 2, [0, 2], [0, 0]]]
     (gradient,) = torch.autograd.grad(marked.sum(), features)
     assert gradient.tolist() == [[[1, 1], [1, 1], [0, 0]]]
+
+
+@pytest.mark.parametrize("pool", ["mean", "max"])
+def test_pooling_sends_nothing_to_padding(pool: str) -> None:
+    features = torch.tensor([[[1.0, 2.0], [3.0, -4.0], [0.0, 0.0]], [[0.0, 0.0]] * 3])
+    features.requires_grad_()
+    (module,) = pooling("sequence", pool)
+    pooled = module(features)
+    assert pooled.tolist() == [[2, -1] if pool == "mean" else [3, 2], [0, 0]]
+    (gradient,) = torch.autograd.grad(pooled.sum(), features)
+    tokens = [[0.5, 0.5], [0.5, 0.5]] if pool == "mean" else [[0, 1], [1, 0]]
+    assert gradient.tolist() == [[*tokens, [0, 0]], [[0, 0]] * 3]
 
 
 def test_dropout_of_few_channels_keeps_every_token() -> None:

@@ -19,8 +19,15 @@ CATEGORIES = 100
 ROWS_OF_NUMBERING = 20
 """Rows from which numbers that go up by one from row to row are taken for row numbers."""
 
+AS_DAYS = "as days"
+MONTHS = 12
+
 _DATE = re.compile(
     r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?( ?(Z|UTC|[+-]\d\d:?\d\d))?)?", re.ASCII
+)
+_LOCAL_DATE = re.compile(
+    r"(?P<first>\d\d?)(?P<mark>[./-])(?P<second>\d\d?)(?P=mark)\d{4}(?P<time> \d\d?:\d\d(:\d\d)?)?",
+    re.ASCII,
 )
 _TRUTH = {"true": 1.0, "false": 0.0}
 
@@ -33,14 +40,14 @@ class Roles:
         numeric: their numbers, float64 [rows], NaN where missing.
         categorical: columns of categories.
         text: columns of text.
-        dates: those of the numeric columns that are dates, as days since 1970.
+        written: for numeric columns that are not written in digits alone, how they are to be read.
         left_out: why a column is no input.
     """
 
     numeric: Mapping[str, Array]
     categorical: Sequence[str]
     text: Sequence[str]
-    dates: Sequence[str]
+    written: Mapping[str, str]
     left_out: Mapping[str, str]
 
 
@@ -60,15 +67,16 @@ def input_roles(
     """
     numeric: dict[str, Array] = {}
     kinds: dict[str, str] = {}
-    dates: list[str] = []
+    written: dict[str, str] = {}
     left_out: dict[str, str] = {}
     for column in candidates:
         kind = named.get(column)
         numbers = None
         if kind in (None, "numeric"):
-            numbers, is_date = numbers_of(sheet, column)
-            dates += [column] if is_date else []
+            numbers, written[column] = numbers_of(sheet, column)
         if kind is None:
+            if numbers is None:
+                _check_stray(sheet, column)
             reason = _useless(sheet, column, numbers, training)
             if reason is not None:
                 left_out[column] = reason
@@ -87,35 +95,59 @@ def input_roles(
         numeric,
         [column for column, kind in kinds.items() if kind == "categorical"],
         [column for column, kind in kinds.items() if kind == "text"],
-        [column for column in dates if column in numeric],
+        {column: words for column, words in written.items() if words and column in numeric},
         left_out,
     )
 
 
-def numbers_of(sheet: Sheet, column: str) -> tuple[Array | None, bool]:
-    """A column as float64 [rows], NaN where missing, and whether it holds dates.
+def numbers_of(sheet: Sheet, column: str) -> tuple[Array | None, str]:
+    """A column as float64 [rows], NaN where missing, and how it is read where not as it is written.
 
-    True and false count as 1 and 0, ISO dates (2024-05-31, 2024-05-31T14:30) as days since 1970.
+    True and false count as 1 and 0; dates (2024-05-31, 2024-05-31T14:30, 31.5.2024, and 5/31/2024
+    where its order is clear) as days since 1970.
     None where it is neither these nor numbers.
     """
     series = sheet.frame[column]
     if pd.api.types.is_numeric_dtype(series.dtype) and not pd.api.types.is_complex_dtype(series):
-        return series.to_numpy(dtype=np.float64, na_value=np.nan), False
+        return series.to_numpy(dtype=np.float64, na_value=np.nan), ""
     if isinstance(series.dtype, (np.dtype, pd.DatetimeTZDtype)) and series.dtype.kind == "M":
-        return _days(pd.to_datetime(series, utc=True)), True
+        return _days(pd.to_datetime(series, utc=True)), AS_DAYS
     levels = sheet.levels(column)
     names = levels.names
     if not names:
-        return np.full(len(sheet), np.nan), False
+        return np.full(len(sheet), np.nan), ""
     if all(name.lower() in _TRUTH for name in names):
-        return np.array([*(_TRUTH[name.lower()] for name in names), np.nan])[levels.codes], False
-    if levels.all_numbers:  # of parquet, where they may be written as text
-        return np.append(levels.numbers, np.nan)[levels.codes], False
-    if all(_DATE.fullmatch(name) for name in names):
-        dates = pd.to_datetime(pd.Series(names), format="ISO8601", utc=True, errors="coerce")
+        return np.array([*(_TRUTH[name.lower()] for name in names), np.nan])[levels.codes], ""
+    for form, words in _date_forms(names):
+        dates = pd.to_datetime(pd.Series(names), format=form, utc=True, errors="coerce")
         if not dates.isna().any():
-            return np.append(_days(dates), np.nan)[levels.codes], True
-    return None, False
+            return np.append(_days(dates), np.nan)[levels.codes], words
+    if levels.all_numbers:
+        return np.append(levels.numbers, np.nan)[levels.codes], levels.written
+    return None, ""
+
+
+def _date_forms(names: Sequence[str]) -> list[tuple[str, str]]:
+    """The form that all of these dates may have, as pandas names it, and words for it; or none.
+
+    Whether 03/04/2024 is in March or April is told by the other dates, or the column is no date.
+    """
+    if all(_DATE.fullmatch(name) for name in names):
+        return [("ISO8601", AS_DAYS)]
+    if not all(_LOCAL_DATE.fullmatch(name) for name in names):
+        return []
+    local = [found for name in names if (found := _LOCAL_DATE.fullmatch(name))]
+    marks = {(found["mark"], (found["time"] or "").count(":")) for found in local}
+    if len(marks) > 1:
+        return []
+    mark, colons = marks.pop()
+    time = ("", " %H:%M", " %H:%M:%S")[colons]
+    forms = []
+    if mark == "." or any(int(found["first"]) > MONTHS for found in local):
+        forms.append((f"%d{mark}%m{mark}%Y{time}", f"{AS_DAYS}, the day first"))
+    elif any(int(found["second"]) > MONTHS for found in local):
+        forms.append((f"%m{mark}%d{mark}%Y{time}", f"{AS_DAYS}, the month first"))
+    return forms
 
 
 def _days(dates: "pd.Series[pd.Timestamp]") -> Array:
@@ -173,6 +205,17 @@ def _kind_of_text(sheet: Sheet, column: str, training: Bools) -> str | None:
     if wordy and (not repeated or len(different) > CATEGORIES):
         return "text"
     return "categorical" if repeated else None
+
+
+def _check_stray(sheet: Sheet, column: str) -> None:
+    levels = sheet.levels(column)
+    row = levels.stray()
+    if row is not None:
+        raise UserError(
+            f"{sheet.place(row, column)}: '{levels.at(row)}' is no number, and nearly all other "
+            f"values of {column} are. Correct the cell, add its mark to dataset.missing, or say "
+            f"what the column is: dataset.categorical=[{column}] or dataset.ignore=[{column}]."
+        )
 
 
 def _check_finite(sheet: Sheet, column: str, numbers: Array) -> None:

@@ -18,7 +18,7 @@ from mtlrun.data.table.targets import Target, TargetSettings, moments, read_targ
 from mtlrun.errors import UserError
 
 STREAM = "table"
-MISSING = ("NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "?")
+MISSING = ("NA", "N/A", "#N/A", "<NA>", "n/a", "NaN", "nan", "NULL", "null", "?")
 
 
 class Table(Dataset):
@@ -31,7 +31,8 @@ class Table(Dataset):
     column's values.
 
     Statistics, categories, classes and words are learnt from training rows. Targets stay in their
-    units.
+    units. Numbers may be written with a decimal comma, with thousands apart, or in percent or one
+    currency; see :mod:`~mtlrun.data.table.numerals`. A text in a column of numbers is refused.
 
     Args:
         path: the file; a list of files, whose rows follow one another; or
@@ -280,8 +281,8 @@ def _check_roles(sheet: Sheet, roles: Roles, categories: str) -> None:
     if not roles.numeric and not roles.categorical and not roles.text:
         reasons = "; ".join(f"{column} ({why})" for column, why in roles.left_out.items())
         raise UserError(
-            f"{sheet.title} has no column to predict from{': ' if reasons else ''}{reasons}. Name "
-            "columns in dataset.numeric, dataset.categorical or dataset.text to use them."
+            f"{sheet.title} has no column to predict from: {reasons or 'all have another use'}. "
+            "Name columns in dataset.numeric, dataset.categorical or dataset.text to use them."
         )
     if categories == "onehot" and roles.text:
         raise UserError(

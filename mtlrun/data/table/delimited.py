@@ -3,7 +3,6 @@
 import codecs
 import csv
 import io
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,8 +12,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 from mtlrun.data.files import read_bytes
+from mtlrun.data.table.numerals import decimal_mark, is_number, with_point
 from mtlrun.errors import UserError
 
 DELIMITERS = (",", ";", "\t", "|")
@@ -23,15 +24,10 @@ SAMPLE_RECORDS = 200
 
 Array = npt.NDArray[np.int64]
 
+WORKBOOK_MARKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
 UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
-_DECIMAL_POINT = re.compile(r"[+-]?\d+\.\d+")
 
-
-def is_number(text: str) -> bool:
-    """Whether a cell is a finite number, written in digits."""
-    return _NUMBER.fullmatch(text) is not None
+csv.field_size_limit(2**31 - 1)  # a cell may be a long text
 
 
 @dataclass(frozen=True)
@@ -107,8 +103,8 @@ class Delimited:
                 f"({str(error).strip()})."
             ) from error
         if self.decimal == ",":
-            for name in texts:
-                frame[name] = frame[name].str.replace(r"^([+-]?\d+),(\d+)$", r"\1.\2", regex=True)
+            for name in frame.columns[[not is_numeric_dtype(of) for of in frame.dtypes]]:
+                frame[name] = frame[name].map(with_point, na_action="ignore")
         return frame
 
     def _check_widths(self) -> None:
@@ -125,7 +121,13 @@ class Delimited:
             raise UserError(self._ragged(int(lines[bad[0]]) + 1, int(cells_of[bad[0]])))
 
     def _ragged(self, line: int, cells: int, swallowed: bool = False) -> str:
-        if swallowed:
+        rows = (len(cells) for _, cells in islice(self.records(), 1, None))
+        if self.has_header and cells == len(self.names) + 1 and all(own == cells for own in rows):
+            hint = (
+                "So has every row: give the header one name more, for example a first one where "
+                "rows begin with their name or number."
+            )
+        elif swallowed:
             hint = "A quotation mark on it goes on over the next lines: is it closed too late?"
         else:
             hint = (
@@ -176,6 +178,11 @@ def open_delimited(path: Path, encoding: str, columns: Sequence[str] | None) -> 
             raise UserError(
                 f"dataset.columns names {len(names)} columns, and {path} has {len(first)}."
             )
+    if len(names) == 1:
+        raise UserError(
+            f"{path}, line {line}: there is one column only, {first[0].strip()[:40]!r}. Columns "
+            "must stand apart by commas, semicolons, tabs or bars, on the first line as well."
+        )
     for name, count in Counter(names).items():
         if count > 1:
             hint = ""
@@ -184,7 +191,7 @@ def open_delimited(path: Path, encoding: str, columns: Sequence[str] | None) -> 
             raise UserError(
                 f"{source}: {count} columns are called {name}. Rename all but one.{hint}"
             )
-    decimal = _decimal(delimiter, rows)
+    decimal = decimal_mark(delimiter, [cell.strip() for row in rows for cell in row])
     return Delimited(path, content, delimiter, decimal, tuple(names), columns is None, quoted)
 
 
@@ -254,8 +261,8 @@ def _records(
 
 def _as_utf8(path: Path, content: bytes, encoding: str) -> bytes:
     """A file's text as UTF-8 with line feeds."""
-    if content.startswith(b"PK\x03\x04"):
-        raise UserError(f"{path} is an Excel workbook or a zip file. Save its table as CSV.")
+    if content.startswith(WORKBOOK_MARKS):
+        raise UserError(f"{path} is an Excel workbook or a zip archive. Save its table as CSV.")
     try:
         codec = codecs.lookup(encoding).name
     except LookupError as error:
@@ -288,8 +295,8 @@ def _wrong_encoding(path: Path, content: bytes, encoding: str, error: UnicodeErr
     place = error.start - content[: error.start].rfind(b"\n")
     return (
         f"{path}, line {line}: byte {place} of the line, {content[error.start]:#x}, is not in "
-        f"encoding {encoding}. Add dataset.encoding=latin-1 (or cp1252, which Excel writes), or "
-        "save the file as UTF-8."
+        f"encoding {encoding}. Add dataset.encoding=cp1252 (which Excel writes in Western Europe) "
+        "or the file's own, or save it as UTF-8."
     )
 
 
@@ -314,13 +321,3 @@ def _delimiter(path: Path, content: bytes) -> str:
 
 def _score(found: tuple[str, tuple[float, int]]) -> tuple[float, int]:
     return found[1]
-
-
-def _decimal(delimiter: str, rows: Sequence[Sequence[str]]) -> str:
-    """A comma where numbers are written with it (as Excel does in much of Europe), else a point."""
-    if delimiter == ",":
-        return "."
-    cells = [cell.strip() for row in rows for cell in row]
-    commas = any(_DECIMAL_COMMA.fullmatch(cell) for cell in cells)
-    points = any(_DECIMAL_POINT.fullmatch(cell) for cell in cells)
-    return "," if commas and not points else "."

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from mtlrun.data.table.delimited import Delimited, is_number, open_delimited
+from mtlrun.data.table.delimited import Delimited, open_delimited
+from mtlrun.data.table.numerals import is_number, numbers_in
 from mtlrun.errors import UserError, did_you_mean, nearest_hint
 
 Array = npt.NDArray[Any]
@@ -21,8 +22,10 @@ Paths = str | Sequence[str] | Mapping[str, str | Sequence[str]]
 ABSENT = -1
 """The code of a missing cell."""
 
-LONGEST_NUMBER = 40
-"""Characters of a number, at most, to be read with all others at once."""
+MANY_NUMBERS = 20
+"""Different whole numbers up to which they may stand for classes; above, they measure something."""
+
+NOT_FINITE = ("nan", "inf", "infinity")
 
 
 @dataclass(frozen=True)
@@ -38,18 +41,18 @@ class Levels:
     names: tuple[str, ...]
 
     @cached_property
+    def _numbers(self) -> tuple[Array, str]:
+        return numbers_in(self.names)
+
+    @property
     def numbers(self) -> Array:
         """The finite number that each value is, NaN where it is none; float64 [values]."""
-        # NumPy, as Python, reads 1_000 as a number; a table means something else by it.
-        plain = not any("_" in name for name in self.names)
-        if plain and max(map(len, self.names), default=0) <= LONGEST_NUMBER:
-            try:
-                values = np.array(self.names, dtype=np.str_).astype(np.float64)
-                values[~np.isfinite(values)] = np.nan
-                return values
-            except ValueError:  # some of them are texts
-                pass
-        return np.array([float(name) if is_number(name) else np.nan for name in self.names])
+        return self._numbers[0]
+
+    @property
+    def written(self) -> str:
+        """How the numbers are written, in words, where it is not in digits alone."""
+        return self._numbers[1]
 
     @property
     def all_numbers(self) -> bool:
@@ -60,6 +63,26 @@ class Levels:
         """The first row whose value is there and is no number."""
         rows = np.flatnonzero(np.append(np.isnan(self.numbers), False)[self.codes])
         return int(rows[0]) if len(rows) else None
+
+    def stray(self) -> int | None:
+        """The first row of a text among numbers, where hardly any other value is a text.
+
+        None where there is no such row; and where the numbers may stand for categories: whole, and
+        at most 20 different ones.
+        """
+        texts = np.isnan(self.numbers)
+        if texts.all() or not texts.any():
+            return None
+        known = self.numbers[~texts]
+        mistaken = [name for name, text in zip(self.names, texts, strict=True) if text]
+        if not all(name.lower().lstrip("+-") in NOT_FINITE for name in mistaken):
+            if len(known) <= MANY_NUMBERS and (known % 1 == 0).all():
+                return None
+            rows = np.bincount(self.codes[self.codes >= 0], minlength=len(texts))
+            share = 0.5 if len(mistaken) <= 2 else 0.1
+            if rows[texts].sum() > share * rows.sum():
+                return None
+        return self.first_text()
 
     def at(self, row: int) -> str | None:
         """The value of a row, None where it is missing."""
@@ -196,9 +219,12 @@ class Sheet:
             UserError: there is none.
         """
         if column not in self.columns:
+            hint = ""
+            if any(is_number(name) for name in self.columns):
+                hint = " Where the file has no header line, name its columns by dataset.columns."
             raise UserError(
                 f"{setting}: {self.title} has no column {column}. "
-                f"{did_you_mean(column, self.columns)}"
+                f"{did_you_mean(column, self.columns)}{hint}"
             )
 
 

@@ -30,7 +30,7 @@ def remarks_of(
         streams: the rows of each.
         task_column: whose values are the streams, or None.
     """
-    numeric = [f"{name} as days" if name in roles.dates else name for name in roles.numeric]
+    numeric = [f"{name} {roles.written.get(name, '')}".rstrip() for name in roles.numeric]
     inputs = [
         f"{len(names)} {kind} ({listed(names)})"
         for kind, names in (
@@ -47,10 +47,21 @@ def remarks_of(
         f"Targets: {', '.join(described)}{tasks}.",
         split_remark(rows, source),
     ]
+    lines += unlabelled_remarks(targets, rows)
     if roles.left_out:
         left = [f"{name} ({why})" for name, why in roles.left_out.items()]
         lines.append(f"Left out: {listed(left)}.")
     return lines
+
+
+def unlabelled_remarks(targets: Mapping[str, Target], rows: Mapping[str, Array]) -> list[str]:
+    """A line for each split in which a target has no value at all."""
+    return [
+        f"{split} has no value of the target {column}: it is not measured there."
+        for split, own in rows.items()
+        for column, target in targets.items()
+        if not bool(target.labelled[own].any())
+    ]
 
 
 def split_remark(rows: Mapping[str, Array], source: str) -> str:

@@ -8,13 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtlrun.data.table.delimited import is_number
 from mtlrun.data.table.names import Names, names_of
-from mtlrun.data.table.reading import ABSENT, Array, Bools, Levels, Sheet
+from mtlrun.data.table.numerals import is_number, numbers_in
+from mtlrun.data.table.reading import ABSENT, MANY_NUMBERS, Array, Bools, Levels, Sheet
 from mtlrun.errors import UserError, did_you_mean
-
-CLASSES_OF_NUMBERS = 20
-"""Different whole numbers up to which a target is taken for classes, not for a regression."""
 
 CLASSES_OF_TEXTS = 100
 """Different texts up to which a target is taken for classes, or its parts for labels."""
@@ -130,8 +127,15 @@ def inferred_kind(sheet: Sheet, column: str, levels: Levels, settings: TargetSet
         return "binary"
     if levels.all_numbers:
         whole = bool((levels.numbers % 1 == 0).all())
-        few = len(names) <= min(CLASSES_OF_NUMBERS, rows / ROWS_A_CLASS)
+        few = len(names) <= min(MANY_NUMBERS, rows / ROWS_A_CLASS)
         return "classification" if column in settings.classes or (whole and few) else "regression"
+    stray = levels.stray()
+    if stray is not None and column not in settings.classes:
+        raise UserError(
+            f"{sheet.place(stray, column)}: {_quoted(levels.at(stray))} is no number, and "
+            f"nearly all other values of {column} are. Correct the cell or add its mark to "
+            f"dataset.missing, or name the kind: dataset.tasks={{{column}: classification}}."
+        )
     if any(settings.separator in name for name in names):
         parts = {part for name in names for part in _parts(name, settings.separator)}
         if len(parts) <= CLASSES_OF_TEXTS:
@@ -170,7 +174,7 @@ def _regression(sheet: Sheet, column: str, training: Bools, settings: TargetSett
         raise UserError(_constant(sheet, column, f"{center:g}", "all training rows"))
     facts = {"center": center, "scale": scale}
     target = torch.from_numpy(values).float()
-    return Target(target, ~target.isnan(), facts, "")
+    return Target(target, ~target.isnan(), facts, levels.written)
 
 
 def moments(values: Array) -> tuple[float, float]:
@@ -248,11 +252,11 @@ def _codes_seen(levels: Levels, training: Bools) -> list[int]:
 
 def ordered(names: set[str]) -> list[str]:
     """Names by number where all are numbers, else by name."""
-    return sorted(names, key=_numeric if all(map(is_number, names)) else None)
-
-
-def _numeric(name: str) -> tuple[float, str]:
-    return float(name), name
+    by_name = sorted(names)
+    numbers, _ = numbers_in(by_name)
+    if np.isnan(numbers).any():
+        return by_name
+    return [by_name[place] for place in np.argsort(numbers, kind="stable")]
 
 
 def _class_name(text: str) -> str:
