@@ -12,7 +12,7 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -31,6 +31,9 @@ DAMAGE = (
     Image.DecompressionBombError,
 )
 """What pillow raises on files that are cut off, damaged, or no images."""
+
+UPRIGHT, FIRST_ON_ITS_SIDE = 1, 5
+"""Values of EXIF's orientation; from the second on width and height are swapped."""
 
 ROWS_A_JOB = 32
 """Files that a thread decodes in one go, so that handing out work costs little beside the work."""
@@ -51,8 +54,7 @@ def decode(
     Grey, palette and other 8-bit images become RGB; a transparent image keeps the colours that lie
     under its transparency. Scaling is bilinear with antialiasing. A JPEG of many times the size
     wanted is decoded at a fraction of its scale, at least twice the size wanted, and scaled from
-    there. A camera's note of its orientation (EXIF) is not followed, as in most loaders of the
-    field.
+    there. Photographs are turned upright as the camera noted (EXIF).
 
     Args:
         source: the file, or something to read it from.
@@ -172,12 +174,16 @@ def _pixels(source: Path | BinaryIO, name: str, size: Size | None, crop: bool) -
             raise UserError(
                 f"{name} has more than 8 bits a channel (mode {image.mode}). Convert it to 8."
             )
+        orientation = image.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
         if size is not None:
             # Only JPEGs can do it, and only by whole fractions; others stay as they are
-            image.draft(None, (2 * size[1], 2 * size[0]))
+            height, width = size if orientation < FIRST_ON_ITS_SIDE else size[::-1]
+            image.draft(None, (2 * width, 2 * height))
         image.info.pop("transparency", None)  # pillow warns of it, and colours do not depend on it
         picture = image if image.mode == "RGB" else image.convert("RGB")
         picture.load()
+        if orientation != UPRIGHT:
+            picture = ImageOps.exif_transpose(picture)
     if size is not None and picture.size != (size[1], size[0]):
         box = _middle(picture.size, size) if crop else None
         picture = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR, box)

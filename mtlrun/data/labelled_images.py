@@ -52,8 +52,8 @@ class LabelledImages(Dataset):
 
     One column of the table names the image's file; the declared tasks name others. Their kinds and
     the splits are as in :class:`~mtlrun.data.table.Table`. All other columns are left alone. Images
-    are decoded to RGB at one size, stay uint8, and are augmented and normalised on the device. A
-    camera's note of its orientation (EXIF) is not followed.
+    are decoded to RGB at one size, upright, stay uint8, and are augmented and normalised on the
+    device.
 
     Args:
         root: the folder; None for ``$MTLRUN_DATA/images``, else ``data/images``.

@@ -146,3 +146,24 @@ def test_normalised_is_the_formula() -> None:
     result = normalised(images, mean, deviation)
     assert result.dtype == torch.float32
     torch.testing.assert_close(result.double(), expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photographs_stand_upright(tmp_path: Path, orientation: int) -> None:
+    picture = Image.new("RGB", (64, 32))
+    picture.paste((255, 255, 255), (0, 0, 32, 16))  # the top left quarter as it is stored
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture.save(tmp_path / "a.jpg", exif=exif)
+    size = (32, 64) if orientation < 5 else (64, 32)
+    stands = decode(tmp_path / "a.jpg", "a.jpg")[0].float()
+    assert stands.shape == size
+    quarters = {
+        (top, left): stands[rows, columns].mean() > 128
+        for top, rows in ((True, slice(size[0] // 2)), (False, slice(size[0] // 2, None)))
+        for left, columns in ((True, slice(size[1] // 2)), (False, slice(size[1] // 2, None)))
+    }
+    white = {1: (1, 1), 2: (1, 0), 3: (0, 0), 4: (0, 1), 5: (1, 1), 6: (1, 0), 7: (0, 0), 8: (0, 1)}
+    assert [place for place, bright in quarters.items() if bright] == [white[orientation]]
+    small = decode(tmp_path / "a.jpg", "a.jpg", (size[0] // 2, size[1] // 2))
+    assert small.shape == (3, size[0] // 2, size[1] // 2)

@@ -147,7 +147,11 @@ def test_reviews_with_stars(tmp_path: Path, folder: Path) -> None:
         ("a.json", b'{"text": "fine", "stars": 1}\n{"text', "line 2 is not a JSON object"),
         ("a.json", b"[1]\n", "line 1 is not an object with the keys"),
         ("a.json", b'{"text": "fine"}\n', "line 1, column stars: .* found 'None'"),
-        ("a.csv.gz", gzip.compress(b"text,stars\nfine,1\n", mtime=0)[:-9], "is not a whole gzip file"),
+        (
+            "a.csv.gz",
+            gzip.compress(b"text,stars\nfine,1\n", mtime=0)[:-9],
+            "is not a whole gzip file",
+        ),
         ("a.txt", b"", "neither a table"),
     ],
 )
