@@ -135,6 +135,9 @@ def test_reviews_with_stars(tmp_path: Path, folder: Path) -> None:
     assert len(dataset.splits["test"]["yelp"]) == 4
 
 
+CUT_OFF = gzip.compress(b"text,stars\nfine,1\n", mtime=0)[:-9]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

@@ -275,6 +275,13 @@ def test_positions_are_vaswanis() -> None:
             assert found[position, 2 * pair + 1].item() == pytest.approx(angle.cos().item())
 
 
+def test_words_weigh_as_much_as_their_positions() -> None:
+    placed = build("transformer").eval().stages[0]
+    words = placed.table.weight[ROWS[:1]] * 128**0.5
+    assert words.std().item() == pytest.approx(1, rel=0.1)
+    torch.testing.assert_close(placed(ROWS[:1]), words + sinusoids(7, words))
+
+
 def test_transformer_looks_at_the_order_and_ends_normalised() -> None:
     backbone = build("transformer").eval().double()
     one, other = backbone(torch.tensor([[5, 6, 7]])), backbone(torch.tensor([[6, 5, 7]]))
