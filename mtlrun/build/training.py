@@ -96,11 +96,14 @@ def sampler(config: Config, dataset: Dataset, infos: Sequence[TaskInfo]) -> Samp
 
 
 def forward_flops(network: MultiTaskModel, loader: TrainLoader) -> float:
-    """Floating-point operations of one step's forward pass, counted on one row."""
+    """Floating-point operations of one step's forward pass, counted on one row, of middle length."""
     inputs = {}
     source = loader.dataset.splits["train"]
     for stream in loader.dataset.streams:
-        raw, targets = source[stream].rows(torch.arange(1))
+        lengths, row = source[stream].lengths, 0
+        if lengths is not None:
+            row = int(lengths.argsort()[len(lengths) // 2])
+        raw, targets = source[stream].rows(torch.tensor([row]))
         inputs[stream], _ = loader.dataset.transform(stream, raw, targets, None)
     rows = max(queue.size for queue in loader.queues.values())
     training = network.training
