@@ -96,7 +96,7 @@ def sampler(config: Config, dataset: Dataset, infos: Sequence[TaskInfo]) -> Samp
 
 
 def forward_flops(network: MultiTaskModel, loader: TrainLoader) -> float:
-    """Floating-point operations of one step's forward pass, counted on one row, of middle length."""
+    """Floating-point operations of a step's forward pass, counted on a row of middle length."""
     inputs = {}
     source = loader.dataset.splits["train"]
     for stream in loader.dataset.streams:
