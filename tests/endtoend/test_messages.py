@@ -159,7 +159,7 @@ def test_verbs_refuse_as_well(refused: Refused) -> None:
             "weighting=mgda gradients.at=representation engine.accumulate=2",
             ["gradients.at=representation looks at one batch's features", "engine.accumulate=2"],
         ),
-        ("heads=conv", ["heads (task digit): ConvHead gives a prediction for each pixel", "heads=lin"]),
+        ("heads=conv", ["heads (task digit): ConvHead gives a prediction for", "heads=linear"]),
         ("weighting=uncertainty weighting.form=x", ["weighting (Uncertainty): form='x': choose"]),
         ("backbone.activation=rleu", ["backbone (MLP): activation='rleu' is none of relu, "]),
         ("backbone.hidden=wide", ["backbone (MLP) cannot work with hidden=wide, activation=relu"]),
