@@ -20,15 +20,15 @@ Figures = dict[str, dict[str, float]]
 def evaluate(forward: Forward, loader: EvaluationLoader) -> Figures:
     """Metrics over the whole split: sums over rows, not means over batches.
 
-    ``loss`` is the mean over batches weighted by their labelled rows. The figures are read back
-    from the device once.
+    ``loss`` is the mean over labelled elements, whatever batches they came in. The figures are read
+    back from the device once.
     """
     model = forward.model
     training = model.training
     model.eval()
     statistics: dict[str, Statistics] = {}
     losses: dict[str, torch.Tensor] = {}
-    rows = dict.fromkeys(forward.names, 0)
+    elements: dict[str, torch.Tensor] = {}
     for batch, counts in loader:
         present = [i for i, name in enumerate(forward.names) if counts.get(name)]
         features = forward.features(batch, present)
@@ -38,20 +38,20 @@ def evaluate(forward: Forward, loader: EvaluationLoader) -> Figures:
             prediction = forward.prediction(index, features[name])
             target = forward.target(batch, index)
             sums = task.statistics(prediction, target)
-            loss = task.loss(prediction, target).double() * counts[name]
+            here = task.elements(target)
+            loss = task.loss(prediction, target).double() * here
             if name in statistics:
                 sums = task.joined(statistics[name], sums)
-                loss = losses[name] + loss
-            statistics[name], losses[name] = sums, loss
-            rows[name] += counts[name]
+                loss, here = losses[name] + loss, elements[name] + here
+            statistics[name], losses[name], elements[name] = sums, loss, here
     model.train(training)
     return {
         name: {
-            "loss": float(losses[name]) / rows[name],
+            "loss": float(losses[name] / elements[name]),
             **task.compute({key: value.cpu() for key, value in statistics[name].items()}),
         }
         for name, task in forward.tasks.items()
-        if rows[name]
+        if name in statistics
     }
 
 

@@ -68,6 +68,12 @@ class Task(ABC):
     def labelled(self, target: Tensor) -> Tensor:
         """Which rows carry at least one label: bool, shape [N]."""
 
+    def elements(self, target: Tensor) -> Tensor:
+        """How many labelled elements :meth:`loss` is the mean of, rows where a task does not say
+        otherwise: a scalar on the target's device.
+        """
+        return self.labelled(target).sum()
+
     @abstractmethod
     def statistics(self, prediction: Tensor, target: Tensor) -> Statistics:
         """Sums over the labelled elements of a batch, on its device."""

@@ -61,6 +61,10 @@ class Depth(Task):
         """See :meth:`Task.labelled`."""
         return known_depth(target)[1].flatten(1).any(1)
 
+    def elements(self, target: Tensor) -> Tensor:
+        """Labelled pixels. See :meth:`Task.elements`."""
+        return known_depth(target)[1].sum()
+
     def statistics(self, prediction: Tensor, target: Tensor) -> Statistics:
         """The number of labelled pixels, int64, and sums of their errors, float64, all scalars.
 

@@ -60,6 +60,10 @@ class SurfaceNormals(Task):
         """See :meth:`Task.labelled`."""
         return known_normals(target)[1].flatten(1).any(1)
 
+    def elements(self, target: Tensor) -> Tensor:
+        """Labelled pixels. See :meth:`Task.elements`."""
+        return known_normals(target)[1].sum()
+
     def statistics(self, prediction: Tensor, target: Tensor) -> Statistics:
         """``angle``, the sum of angles in degrees, float64 scalar; ``within``, counts below each
         threshold, int64 [3]; ``histogram`` of the angles, int64 [18000].

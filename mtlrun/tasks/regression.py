@@ -107,6 +107,10 @@ class Regression(Task):
         """See :meth:`Task.labelled`."""
         return known_rows(target)
 
+    def elements(self, target: Tensor) -> Tensor:
+        """Labelled values. See :meth:`Task.elements`."""
+        return (~target.isnan()).sum()
+
     def statistics(self, prediction: Tensor, target: Tensor) -> Statistics:
         """For each output the number of the labels, the sum and sum of squares of their distances
         to the center, and the sums of squared and absolute errors, in the target's units: float64

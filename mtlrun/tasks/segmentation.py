@@ -84,6 +84,10 @@ class Segmentation(Task):
         """See :meth:`Task.labelled`."""
         return (target != self.ignore_index).flatten(1).any(1)
 
+    def elements(self, target: Tensor) -> Tensor:
+        """Labelled pixels. See :meth:`Task.elements`."""
+        return (target != self.ignore_index).sum()
+
     def statistics(self, prediction: Tensor, target: Tensor) -> Statistics:
         """The confusion matrix, int64 [classes (true), classes (predicted)].
 

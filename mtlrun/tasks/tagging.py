@@ -96,6 +96,10 @@ class Tagging(Task):
         """See :meth:`Task.labelled`."""
         return (target != MISSING).any(1)
 
+    def elements(self, target: Tensor) -> Tensor:
+        """Labelled tokens. See :meth:`Task.elements`."""
+        return (target != MISSING).sum()
+
     def statistics(self, prediction: Tensor, target: Tensor) -> Statistics:
         """The confusion matrix of tokens, int64 [classes (true), classes (predicted)]; and for BIO
         tags the numbers of spans that are ``true``, ``predicted`` and both, ``correct``: int64

@@ -86,6 +86,10 @@ class ZeroOne(Task):
         """See :meth:`Task.labelled`."""
         return known_rows(target)
 
+    def elements(self, target: Tensor) -> Tensor:
+        """Labelled values. See :meth:`Task.elements`."""
+        return (~target.isnan()).sum()
+
     def statistics(self, prediction: Tensor, target: Tensor) -> Statistics:
         """Every row's logits and labels, float32 or better, [N, outputs] both.
 
