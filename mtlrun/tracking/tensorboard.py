@@ -40,11 +40,16 @@ class EventWriter:
             self._scalar(tag, row["cosine"], row["step"])
 
     def metrics(self, rows: Sequence[Row]) -> None:
-        """Rows of ``metrics.csv`` of ``val`` and ``test`` as ``<split>/<task>/<metric>``."""
+        """Rows of ``metrics.csv`` of ``val`` and ``test`` as ``<split>/<task>/<metric>``.
+
+        Of those of ``train`` what the steps do not show, as ``train/<metric>/<task>``.
+        """
         for row in rows:
             if row["split"] != "train":
                 tag = f"{row['split']}/{row['task']}/{row['metric']}"
                 self._scalar(tag, row["value"], row["step"])
+            elif row["metric"] != "loss":
+                self._scalar(f"train/{row['metric']}/{row['task']}", row["value"], row["step"])
 
     def scalar(self, tag: str, value: float, step: int) -> None:
         """Any other figure."""

@@ -79,7 +79,7 @@ def curve(found: EventAccumulator, tag: str) -> list[tuple[int, float]]:
 def test_the_tags_of_a_run(tracker: Tracker, tmp_path: Path) -> None:
     tracker.steps(losses(1), conflicts(1), step=1, epoch=1)
     tracker.steps(losses(20), conflicts(20), step=20, epoch=1)
-    tracker.metrics(1, 20, "train", {"depth": {"loss": 0.5}})
+    tracker.metrics(1, 20, "train", {"depth": {"loss": 0.5, "sampling_probability": 0.25}})
     tracker.metrics(1, 20, "val", {"depth": {"loss": 0.6, "rmse": 0.7}})
     tracker.metrics(1, 20, "test", {"segmentation": {"miou": 0.8}})
     tracker.scalar("val/delta_m", -1.5, 20)
@@ -93,6 +93,7 @@ def test_the_tags_of_a_run(tracker: Tracker, tmp_path: Path) -> None:
         ),
         "train/grad_norm/segmentation",  # that of depth is NaN, which would hide the curve
         "train/cosine/depth-segmentation",
+        "train/sampling_probability/depth",
         "val/depth/loss",
         "val/depth/rmse",
         "test/segmentation/miou",
@@ -103,6 +104,7 @@ def test_the_tags_of_a_run(tracker: Tracker, tmp_path: Path) -> None:
     assert curve(found, "train/weight/depth") == [(1, 0.5), (20, 0.5)]
     assert curve(found, "train/grad_norm/segmentation") == [(1, 3.0), (20, 3.0)]
     assert curve(found, "train/cosine/depth-segmentation") == [(1, -0.25), (20, -0.25)]
+    assert curve(found, "train/sampling_probability/depth") == [(20, 0.25)]
     assert curve(found, "val/depth/rmse") == [(20, 0.7)]
     assert curve(found, "val/delta_m") == [(20, -1.5)]
 
