@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -46,16 +47,15 @@ def task_target(kind: str, where: str) -> str:
         UserError: there is no such kind.
     """
     folder = Path(tasks_package.__path__[0])
-    kinds = {
-        module.stem: located
-        for module in sorted(folder.glob("[a-z]*.py"))
-        if (located := _task_in(module.stem)) is not None
-    }
-    if kind not in kinds:
+    modules = sorted(module.stem for module in folder.glob("[a-z]*.py"))
+    found = _task_in(kind) if kind in modules else None
+    if found is None:
+        kinds = [module for module in modules if _task_in(module) is not None]
         raise UserError(f"{where}: there is no kind of task {kind}. {did_you_mean(kind, kinds)}")
-    return kinds[kind]
+    return found
 
 
+@cache
 def _task_in(module: str) -> str | None:
     name = f"{tasks_package.__name__}.{module}"
     for label, member in vars(import_module(name)).items():

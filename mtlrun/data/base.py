@@ -177,3 +177,30 @@ def carve(rows: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     order = torch.randperm(rows, generator=generator(seed, "carve", rows))
     carved = round(rows * fraction)
     return order[carved:].sort().values, order[:carved].sort().values
+
+
+def carved(
+    train: Tensor, validation: float, seed: int, carve_validation: bool
+) -> dict[str, Tensor]:
+    """Training rows as the splits ``train`` and, where it is wanted, ``val``.
+
+    Args:
+        train: int64, the rows to divide.
+        validation: share of them to carve out.
+        seed: of the choice.
+        carve_validation: whether to carve at all.
+    """
+    if not carve_validation:
+        return {"train": train}
+    kept, out = carve(len(train), validation, seed)
+    return {"train": train[kept], "val": train[out]}
+
+
+def check_share(name: str, share: float) -> None:
+    """Refuse a share of the rows that leaves one side empty.
+
+    Raises:
+        ValueError: it is not between 0 and 1.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"{name}={share}: a share of the rows, between 0 and 1")

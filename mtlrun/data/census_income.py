@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from mtlrun.data.base import Dataset, Targets, TensorSource, carve
+from mtlrun.data.base import Dataset, Targets, TensorSource, carve, carved, check_share
 from mtlrun.data.files import find_root, plain_or_gzip, read_bytes
 from mtlrun.data.scaling import center_and_scale
 from mtlrun.errors import UserError
@@ -125,13 +125,10 @@ class CensusIncome(Dataset):
             raise ValueError(f"group={group}: MMoE's groups of tasks are 1 and 2")
         if categories not in get_args(Categories):
             raise ValueError(f"categories={categories!r}: must be onehot or codes")
-        if not 0 < validation < 1:
-            raise ValueError(f"validation={validation}: a share of the rows, between 0 and 1")
+        check_share("validation", validation)
         names = GROUPS[group]
         columns, parts = self._read(find_root("census_income", root), seed)
-        if carve_validation:
-            kept, carved = carve(len(parts["train"]), validation, seed)
-            parts["val"], parts["train"] = parts["train"][carved], parts["train"][kept]
+        parts.update(carved(parts["train"], validation, seed, carve_validation))
         inputs, cardinalities = _inputs(columns, names, parts["train"])
         targets = {task: _target(columns, task) for task in names}
         everything = TensorSource(inputs, targets)

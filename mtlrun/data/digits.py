@@ -3,7 +3,7 @@
 import torch
 from sklearn.datasets import load_digits
 
-from mtlrun.data.base import Dataset, TensorSource, carve
+from mtlrun.data.base import Dataset, TensorSource, carve, check_share
 
 BRIGHTEST = 16.0
 
@@ -36,8 +36,7 @@ class Digits(Dataset):
         carve_validation: bool = True,
     ) -> None:
         for name, share in (("validation", validation), ("test", test)):
-            if not 0 < share < 1:
-                raise ValueError(f"{name}={share}: a share of the rows, between 0 and 1")
+            check_share(name, share)
         digits = load_digits()
         images = torch.from_numpy(digits.images).float().div_(BRIGHTEST).unsqueeze(1)
         digit = torch.from_numpy(digits.target).long()

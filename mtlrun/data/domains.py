@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtlrun.data.base import Dataset, Targets, carve
+from mtlrun.data.base import Dataset, Targets, carve, check_share
 from mtlrun.data.files import find_root
 from mtlrun.data.images import IMAGENET_DEVIATION, IMAGENET_MEAN, augmented, decode, normalised
 from mtlrun.data.originals import Layout, listed
-from mtlrun.data.prepared import ArraySpec, PreparedSource, read_plan
+from mtlrun.data.prepared import ArraySpec, PreparedSource, finished_plan
 from mtlrun.data.preparing import (
     Array,
     InMemory,
@@ -178,8 +178,7 @@ class DomainImages(Dataset):
         carve_validation: bool = True,
     ) -> None:
         self.size = checked_size(size)
-        if not 0 < test < 1:
-            raise ValueError(f"test={test}: a share of the rows, between 0 and 1")
+        check_share("test", test)
         if not 0 <= validation < 1 - test:
             raise ValueError(
                 f"validation={validation}: a share of the rows, from 0, that leaves some for "
@@ -188,11 +187,9 @@ class DomainImages(Dataset):
         checked_in_memory(in_memory)
         self.augment = augment
         found = find_root(self.preparation.dataset, root)
-        wanted = None if prepared is None else Path(prepared).expanduser()
-        self.folder = self.preparation.find_or_prepare(found, self.size, wanted)
+        self.folder = self.preparation.find_or_prepare(found, self.size, prepared)
 
-        plan = read_plan(self.folder)
-        assert plan is not None
+        plan = finished_plan(self.folder)
         splits: dict[str, dict[str, PreparedSource]] = {"train": {}, "val": {}, "test": {}}
         start = 0
         for domain in self.preparation.domains:

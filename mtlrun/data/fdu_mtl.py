@@ -5,10 +5,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mtlrun.data.base import carved, check_share
 from mtlrun.data.encoded_texts import TextSettings
 from mtlrun.data.files import find_root, plain_or_gzip, read_lines
 from mtlrun.data.text import spaced
-from mtlrun.data.text_dataset import TextDataset, TextStream, carved, check_share
+from mtlrun.data.text_dataset import TextDataset, TextStream
 from mtlrun.errors import UserError
 
 DOMAINS = (

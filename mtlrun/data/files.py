@@ -4,7 +4,10 @@ import gzip
 import math
 import os
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, cast
 
 import numpy as np
 import torch
@@ -47,11 +50,22 @@ def read_bytes(path: Path) -> bytes:
     Raises:
         UserError: the file cannot be read, or its compressed data is damaged or cut off.
     """
+    with opened(path) as file:
+        return file.read()
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    """A file open for reading bytes, unpacked where its name ends in ``.gz``.
+
+    Raises:
+        UserError: here or while it is read, see :func:`read_bytes`.
+    """
     try:
-        if path.suffix != ".gz":
-            return path.read_bytes()
-        with gzip.open(path) as file:
-            return file.read()
+        # A GzipFile reads as any binary file does; its own type merely does not say so.
+        file = cast(IO[bytes], gzip.open(path) if path.suffix == ".gz" else path.open("rb"))
+        with file:
+            yield file
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(
             f"{path} is not a whole gzip file ({error}). Copy or download it again."

@@ -87,6 +87,16 @@ class PreparedFrames(Dataset, ABC):
         return images, dense
 
 
+def check_validation(share: float) -> None:
+    """Refuse a share of the training frames that leaves none of them.
+
+    Raises:
+        ValueError: it is below 0, or not below 1.
+    """
+    if not 0 <= share < 1:
+        raise ValueError(f"validation={share}: a share of the training frames, 0 to 1")
+
+
 def frame_splits(
     frames: PreparedSource, training: int, validation: float, seed: int
 ) -> dict[str, PreparedSource]:

@@ -21,18 +21,18 @@ from mtlrun.data.images import (
     normalised,
 )
 from mtlrun.data.originals import Layout
-from mtlrun.data.prepared import ArraySpec, PreparedSource, read_plan
+from mtlrun.data.prepared import ArraySpec, PreparedSource, finished_plan
 from mtlrun.data.preparing import (
-    MEMORY_LIMIT,
     Array,
     InMemory,
     Preparation,
     Size,
     checked_in_memory,
     checked_size,
+    holds,
 )
-from mtlrun.data.table.dataset import MISSING, check_choice
-from mtlrun.data.table.names import Names, check_uses, names_of
+from mtlrun.data.table.dataset import MISSING
+from mtlrun.data.table.names import Names, check_choice, check_uses, names_of
 from mtlrun.data.table.reading import ABSENT, Paths, Sheet, read_sheet
 from mtlrun.data.table.remarks import listed, split_remark, unlabelled_remarks
 from mtlrun.data.table.splits import SplitSettings, split_rows
@@ -140,8 +140,7 @@ class LabelledImages(Dataset):
         }
         paths, numbers = _image_files(sheet, file, folder)
         images = _Images(folder, paths, self.size, crop)
-        held = in_memory is True or (in_memory == "auto" and images.total_bytes <= MEMORY_LIMIT)
-        made = None if held else images.prepared(Path(prepared).expanduser() if prepared else None)
+        made = None if holds(images.total_bytes, in_memory) else images.prepared(prepared or None)
 
         self.splits = {}
         for name, own in rows.items():
@@ -270,16 +269,16 @@ class _Images(Preparation[_ImageLayout]):
         """Of all images, decoded."""
         return len(self.paths) * 3 * self.size[0] * self.size[1]
 
-    def prepared(self, folder: Path | None) -> Path:
+    def prepared(self, folder: str | None) -> Path:
         """The prepared folder; made now where it is not.
 
         Raises:
             UserError: see :meth:`find_or_prepare`; or it holds other images, or cut otherwise.
         """
         found = self.find_or_prepare(self.root, self.size, folder)
-        plan = read_plan(found)
+        facts = finished_plan(found).facts
         wanted = {"fingerprint": self.detect(self.root).fingerprint(), "crop": self.crop}
-        if plan is None or any(plan.facts.get(name) != fact for name, fact in wanted.items()):
+        if any(facts.get(name) != fact for name, fact in wanted.items()):
             raise UserError(
                 f"{found} was prepared from other images than dataset.labels names now, or with "
                 "another dataset.crop. Remove it, or name another folder by dataset.prepared."

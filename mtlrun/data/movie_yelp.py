@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mtlrun.data.base import carve
+from mtlrun.data.base import carve, carved, check_share
 from mtlrun.data.encoded_texts import TextSettings
 from mtlrun.data.files import find_root, plain_or_gzip, read_lines
-from mtlrun.data.text_dataset import TextDataset, TextStream, carved, check_share
+from mtlrun.data.text_dataset import TextDataset, TextStream
 from mtlrun.data.yelp_reviews import read_reviews
 from mtlrun.errors import UserError, did_you_mean
 

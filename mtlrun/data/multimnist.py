@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mtlrun.data.base import Dataset, Targets, TensorSource, carve
+from mtlrun.data.base import Dataset, Targets, TensorSource, carve, check_share
 from mtlrun.data.files import find_root, plain_or_gzip, read_idx
 from mtlrun.errors import UserError
 from mtlrun.randomness import generator
@@ -68,8 +68,7 @@ class MultiMNIST(Dataset):
             raise ValueError(f"size={list(size)}: must be [height, width] in pixels")
         if not 0 <= offset <= CANVAS - DIGIT:
             raise ValueError(f"offset={offset}: must be from 0 to {CANVAS - DIGIT}")
-        if not 0 < validation < 1:
-            raise ValueError(f"validation={validation}: a share of the rows, between 0 and 1")
+        check_share("validation", validation)
         if train_rows is not None and train_rows < 2:
             raise ValueError(f"train_rows={train_rows}: must be at least 2, or null for all rows")
         folder = find_root("mnist", root)

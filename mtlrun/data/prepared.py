@@ -114,6 +114,18 @@ def read_plan(folder: Path) -> Plan | None:
     return plan
 
 
+def finished_plan(folder: Path) -> Plan:
+    """The plan of a folder that must be finished.
+
+    Raises:
+        UserError: it is not; or see :func:`read_plan`.
+    """
+    plan = read_plan(folder)
+    if plan is None:
+        raise UserError(f"{folder} holds no finished prepared data: it has no {MANIFEST}.")
+    return plan
+
+
 def open_arrays(folder: Path, names: Sequence[str] | None = None) -> dict[str, Array]:
     """Memory-mapped arrays of a finished folder, read-only, each checked against the manifest.
 
@@ -124,9 +136,7 @@ def open_arrays(folder: Path, names: Sequence[str] | None = None) -> dict[str, A
     Raises:
         UserError: the folder is not finished, or a file is missing, short or of another kind.
     """
-    plan = read_plan(folder)
-    if plan is None:
-        raise UserError(f"{folder} holds no finished prepared data: it has no {MANIFEST}.")
+    plan = finished_plan(folder)
     arrays = {}
     for name in plan.arrays if names is None else names:
         path, spec = folder / f"{name}.npy", plan.arrays[name]

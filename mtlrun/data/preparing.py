@@ -17,7 +17,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from mtlrun.data.base import Source
 from mtlrun.data.files import user_cache
 from mtlrun.data.originals import Layout
-from mtlrun.data.prepared import ArraySpec, Plan, PreparedSource, read_plan, write_prepared
+from mtlrun.data.prepared import (
+    ArraySpec,
+    Plan,
+    PreparedSource,
+    finished_plan,
+    read_plan,
+    write_prepared,
+)
 from mtlrun.errors import UserError
 
 MEMORY_LIMIT = 2 * 2**30
@@ -127,7 +134,7 @@ class Preparation(ABC, Generic[SomeLayout]):
             layout.close()
         return plan
 
-    def find_or_prepare(self, root: Path, size: Size, prepared: Path | None) -> Path:
+    def find_or_prepare(self, root: Path, size: Size, prepared: str | Path | None) -> Path:
         """The prepared folder to read; prepared now where it is not.
 
         It is ``prepared`` where the user named one, else ``<root>/prepared_HxW``, or, where that
@@ -143,10 +150,11 @@ class Preparation(ABC, Generic[SomeLayout]):
                 size, or by another version.
         """
         if prepared is not None:
-            if read_plan(prepared) is None:
-                self.prepare(root, prepared, size)
-            self._check_plan(prepared, size)
-            return prepared
+            named = Path(prepared).expanduser()
+            if read_plan(named) is None:
+                self.prepare(root, named, size)
+            self._check_plan(named, size)
+            return named
         for folder in (beside(root, size), self.in_cache(root, size)):
             if read_plan(folder) is not None:
                 self._check_plan(folder, size)
@@ -171,9 +179,7 @@ class Preparation(ABC, Generic[SomeLayout]):
 
     def _check_plan(self, folder: Path, size: Size) -> None:
         """Check that a finished folder holds this dataset at the size wanted."""
-        plan = read_plan(folder)
-        assert plan is not None
-        facts = plan.facts
+        facts = finished_plan(folder).facts
         if facts.get("dataset") != self.dataset:
             raise UserError(
                 f"{folder} holds other data than {self.title} ({facts.get('dataset')})."
@@ -197,8 +203,7 @@ class Preparation(ABC, Generic[SomeLayout]):
             return
         fingerprint = layout.fingerprint()
         layout.close()
-        plan = read_plan(folder)
-        if plan is not None and plan.facts["fingerprint"] != fingerprint:
+        if finished_plan(folder).facts["fingerprint"] != fingerprint:
             raise UserError(
                 f"The files at {root} are not those that {folder} was prepared from. Remove that "
                 "folder to have them prepared again."
@@ -310,6 +315,16 @@ def checked_in_memory(in_memory: InMemory) -> None:
         raise ValueError(f"in_memory={in_memory!r}: auto, true or false")
 
 
+def holds(total_bytes: int, in_memory: InMemory) -> bool:
+    """Whether rows of so many bytes are held in memory.
+
+    Args:
+        total_bytes: of all splits.
+        in_memory: True, False, or "auto": where they take up to 2 GiB.
+    """
+    return total_bytes <= MEMORY_LIMIT if in_memory == "auto" else in_memory
+
+
 def held(
     splits: Mapping[str, Mapping[str, PreparedSource]], in_memory: InMemory
 ) -> dict[str, dict[str, Source]]:
@@ -317,11 +332,11 @@ def held(
 
     Args:
         splits: for each split the source of each stream.
-        in_memory: True, False, or "auto": where all of them take up to 2 GiB.
+        in_memory: see :func:`holds`.
     """
     sources = [source for streams in splits.values() for source in streams.values()]
     total = sum(len(source) * source.row_bytes for source in sources)
-    hold = total <= MEMORY_LIMIT if in_memory == "auto" else in_memory
+    hold = holds(total, in_memory)
     return {
         split: {
             stream: source.in_memory() if hold else source for stream, source in streams.items()

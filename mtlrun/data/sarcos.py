@@ -11,7 +11,7 @@ from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 from torch import Tensor
 
-from mtlrun.data.base import Dataset, TensorSource, carve
+from mtlrun.data.base import Dataset, TensorSource, carve, carved, check_share
 from mtlrun.data.files import find_root
 from mtlrun.data.scaling import center_and_scale
 from mtlrun.errors import UserError
@@ -68,14 +68,11 @@ class Sarcos(Dataset):
         *,
         carve_validation: bool = True,
     ) -> None:
-        if not 0 < validation < 1:
-            raise ValueError(f"validation={validation}: a share of the rows, between 0 and 1")
+        check_share("validation", validation)
         folder = find_root("sarcos", root)
         rows, parts, remark = _split(folder, keep_overlap, seed)
         self.remarks = [f"sarcos: {remark}"]
-        if carve_validation:
-            kept, carved = carve(len(parts["train"]), validation, seed)
-            parts["val"], parts["train"] = parts["train"][carved], parts["train"][kept]
+        parts.update(carved(parts["train"], validation, seed, carve_validation))
         center, scale = center_and_scale(rows[parts["train"]])
         inputs = ((rows - center) / scale)[:, :INPUTS].float()
         torques = rows[:, INPUTS:].float().unbind(1)

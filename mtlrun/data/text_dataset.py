@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mtlrun.data.base import Dataset, carve
+from mtlrun.data.base import Dataset
 from mtlrun.data.encoded_texts import TextSettings
 from mtlrun.data.text import Ragged, TokenSource, words
 from mtlrun.errors import UserError
@@ -68,30 +68,3 @@ class TextDataset(Dataset):
         self.input_kind = dict.fromkeys(streams, "tokens" if settings.ngrams == 1 else "bags")
         self.input_facts = {name: {"vocabulary": encoded.vocabulary} for name in streams}
         self.remarks = (encoded.remark,)
-
-
-def carved(
-    train: Tensor, validation: float, seed: int, carve_validation: bool
-) -> dict[str, Tensor]:
-    """Training rows as the splits ``train`` and, where it is wanted, ``val``.
-
-    Args:
-        train: int64, the rows to divide.
-        validation: share of them to carve out.
-        seed: of the choice.
-        carve_validation: whether to carve at all.
-    """
-    if not carve_validation:
-        return {"train": train}
-    kept, out = carve(len(train), validation, seed)
-    return {"train": train[kept], "val": train[out]}
-
-
-def check_share(name: str, share: float) -> None:
-    """Refuse a share of the rows that leaves one side empty.
-
-    Raises:
-        ValueError: it is not between 0 and 1.
-    """
-    if not 0 < share < 1:
-        raise ValueError(f"{name}={share}: a share of the rows, between 0 and 1")

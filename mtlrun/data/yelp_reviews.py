@@ -1,9 +1,7 @@
 """Yelp reviews with stars, from the tables and JSON lines that they are published as."""
 
 import csv
-import gzip
 import json
-import zlib
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -11,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mtlrun.data.files import opened
 from mtlrun.errors import UserError
 
 COLUMNS = ("text", "stars")
@@ -67,7 +66,7 @@ def _class(stars: str, where: str) -> int:
 def _lines(path: Path) -> Iterator[str]:
     """The lines of a file that may be too large to hold, with their ends."""
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        with opened(path) as file:
             for number, line in enumerate(file, 1):
                 yield line.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:
@@ -75,12 +74,6 @@ def _lines(path: Path) -> Iterator[str]:
             f"{path} is not UTF-8 in line {number}, byte {error.start + 1}. Copy or download it "
             "again, or convert it."
         ) from error
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(
-            f"{path} is not a whole gzip file ({error}). Copy or download it again."
-        ) from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
 def _table(path: Path, lines: Iterable[str]) -> Iterator[tuple[str, str, str]]:

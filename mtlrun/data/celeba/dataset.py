@@ -11,7 +11,7 @@ from mtlrun.data.celeba.files import ATTRIBUTES, SPLITS
 from mtlrun.data.celeba.prepare import CELEBA
 from mtlrun.data.files import find_root
 from mtlrun.data.images import IMAGENET_DEVIATION, IMAGENET_MEAN, augmented, normalised
-from mtlrun.data.prepared import PreparedSource, read_plan
+from mtlrun.data.prepared import PreparedSource, finished_plan
 from mtlrun.data.preparing import InMemory, checked_in_memory, checked_size, held
 
 STREAM = "celeba"
@@ -59,10 +59,8 @@ class CelebA(Dataset):
         height, width = checked_size(size)
         checked_in_memory(in_memory)
         self.augment = augment
-        wanted = None if prepared is None else Path(prepared).expanduser()
-        folder = CELEBA.find_or_prepare(find_root("celeba", root), (height, width), wanted)
-        plan = read_plan(folder)
-        assert plan is not None
+        folder = CELEBA.find_or_prepare(find_root("celeba", root), (height, width), prepared)
+        plan = finished_plan(folder)
         rows = torch.arange(plan.rows).split([plan.facts[split] for split in SPLITS])
         sources = {
             split: {STREAM: FaceSource(folder, index, ATTRIBUTES)}

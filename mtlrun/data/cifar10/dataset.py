@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mtlrun.data.base import Dataset, Targets, TensorSource, carve
+from mtlrun.data.base import Dataset, Targets, TensorSource, carve, check_share
 from mtlrun.data.cifar10.batches import SIDE
 from mtlrun.data.cifar10.layouts import CLASSES, read_splits
 from mtlrun.data.files import find_root
@@ -62,8 +62,7 @@ class CIFAR10(Dataset):
     ) -> None:
         if len(size) != 2 or min(size) < 1:
             raise ValueError(f"size={list(size)}: must be [height, width] in pixels")
-        if not 0 < validation < 1:
-            raise ValueError(f"validation={validation}: a share of the rows, between 0 and 1")
+        check_share("validation", validation)
         self.augment = augment
         self.padding = PADDING * min(size) // SIDE
         animals = torch.tensor([name in ANIMALS for name in CLASSES]).long()

@@ -1,7 +1,6 @@
 """Cityscapes as a dataset: one stream, two dense tasks."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -11,8 +10,8 @@ from mtlrun.data.augment import Resampler
 from mtlrun.data.cityscapes.prepare import CITYSCAPES, DEPTHS
 from mtlrun.data.cityscapes.tables import CLASSES, class_names
 from mtlrun.data.files import find_root
-from mtlrun.data.frames import PreparedFrames, frame_splits
-from mtlrun.data.prepared import PreparedSource, read_plan
+from mtlrun.data.frames import PreparedFrames, check_validation, frame_splits
+from mtlrun.data.prepared import PreparedSource, finished_plan
 from mtlrun.data.preparing import InMemory, checked_in_memory, checked_size
 from mtlrun.errors import UserError
 
@@ -82,13 +81,11 @@ class Cityscapes(PreparedFrames):
             raise ValueError(f"classes={classes}: Cityscapes has 7 categories, or 19 classes")
         if depth_target not in DEPTHS:
             raise ValueError(f"depth_target={depth_target}: must be inverse or metres")
-        if not 0 <= validation < 1:
-            raise ValueError(f"validation={validation}: a share of the training frames, 0 to 1")
+        check_validation(validation)
         checked_in_memory(in_memory)
         self.depth_target = depth_target
-        wanted = None if prepared is None else Path(prepared).expanduser()
         self.folder = CITYSCAPES.find_or_prepare(
-            find_root("cityscapes", root), height_width, wanted
+            find_root("cityscapes", root), height_width, prepared
         )
         super().__init__(
             STREAM,
@@ -104,8 +101,7 @@ class Cityscapes(PreparedFrames):
 
     def _sources(self, classes: int, validation: float, seed: int) -> dict[str, PreparedSource]:
         """The frames of each split, on the disk."""
-        plan = read_plan(self.folder)
-        assert plan is not None
+        plan = finished_plan(self.folder)
         stored = plan.facts["classes"]
         if classes not in stored:
             raise UserError(

@@ -1,17 +1,16 @@
 """NYUv2 as a dataset: one stream, three dense tasks."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from mtlrun.data.augment import Resampler
 from mtlrun.data.files import find_root
-from mtlrun.data.frames import PreparedFrames, frame_splits
+from mtlrun.data.frames import PreparedFrames, check_validation, frame_splits
 from mtlrun.data.nyuv2.prepare import NORMAL_STEPS, NYUV2, TASKS
 from mtlrun.data.nyuv2.tables import class_names, table_40_to_13
-from mtlrun.data.prepared import PreparedSource, read_plan
+from mtlrun.data.prepared import PreparedSource, finished_plan
 from mtlrun.data.preparing import InMemory, checked_in_memory, checked_size
 from mtlrun.errors import UserError
 
@@ -70,11 +69,9 @@ class NYUv2(PreparedFrames):
         height_width = checked_size(size)
         if classes not in (13, 40):
             raise ValueError(f"classes={classes}: NYUv2 has 13 classes, or 40")
-        if not 0 <= validation < 1:
-            raise ValueError(f"validation={validation}: a share of the training frames, 0 to 1")
+        check_validation(validation)
         checked_in_memory(in_memory)
-        wanted = None if prepared is None else Path(prepared).expanduser()
-        self.folder = NYUV2.find_or_prepare(find_root("nyuv2", root), height_width, wanted)
+        self.folder = NYUV2.find_or_prepare(find_root("nyuv2", root), height_width, prepared)
         super().__init__(
             STREAM,
             height_width,
@@ -90,8 +87,7 @@ class NYUv2(PreparedFrames):
 
     def _sources(self, classes: int, validation: float, seed: int) -> dict[str, PreparedSource]:
         """The frames of each split, on the disk."""
-        plan = read_plan(self.folder)
-        assert plan is not None
+        plan = finished_plan(self.folder)
         stored, training = plan.facts["classes"], plan.facts["train"]
         if classes > stored:
             raise UserError(

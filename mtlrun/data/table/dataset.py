@@ -10,7 +10,7 @@ from torch import Tensor
 from mtlrun.data.base import Dataset, Targets, TensorSource
 from mtlrun.data.table.columns import Roles, input_roles
 from mtlrun.data.table.inputs import encoded
-from mtlrun.data.table.names import Names, check_uses, names_of
+from mtlrun.data.table.names import Names, check_choice, check_uses, names_of
 from mtlrun.data.table.reading import ABSENT, Array, Paths, Sheet, read_sheet
 from mtlrun.data.table.remarks import remarks_of
 from mtlrun.data.table.splits import SplitSettings, split_rows
@@ -236,16 +236,6 @@ class Table(Dataset):
         """
         del stream, draws
         return inputs if self.one_hot is None else self.one_hot.expand(inputs), targets
-
-
-def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    """Check a setting that has a few values.
-
-    Raises:
-        ValueError: it is none of them.
-    """
-    if value not in choices:
-        raise ValueError(f"{name}={value}: choose one of {', '.join(choices)}")
 
 
 def _streams(sheet: Sheet, task_column: str | None) -> dict[str, Array]:

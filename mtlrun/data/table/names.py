@@ -79,3 +79,13 @@ def _distinct(sheet: Sheet, uses: Sequence[tuple[str, str]]) -> dict[str, str]:
             raise UserError(f"Column {column} of {sheet.title} has one use, and {where}.")
         found[column] = setting
     return found
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Check a setting that has a few values.
+
+    Raises:
+        ValueError: it is none of them.
+    """
+    if value not in choices:
+        raise ValueError(f"{name}={value}: choose one of {', '.join(choices)}")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from mtlrun.data.base import carve
+from mtlrun.data.base import carve, check_share
 from mtlrun.data.table.reading import ABSENT, Array, Sheet
 from mtlrun.errors import UserError
 from mtlrun.randomness import generator
@@ -46,8 +46,7 @@ class SplitSettings:
             raise ValueError(
                 f"validation={self.validation}: a share of the rows, 0 or more and less than 1"
             )
-        if not 0 < self.test < 1:
-            raise ValueError(f"test={self.test}: a share of the rows, between 0 and 1")
+        check_share("test", self.test)
 
 
 def split_rows(

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtlrun.data.table.names import Names, names_of
+from mtlrun.data.table.names import Names, check_choice, names_of
 from mtlrun.data.table.numerals import is_number, numbers_in
 from mtlrun.data.table.reading import ABSENT, MANY_NUMBERS, Array, Bools, Levels, Sheet
 from mtlrun.errors import UserError, did_you_mean
@@ -41,8 +41,7 @@ class TargetSettings:
         separator: str = ";",
         unseen: str = "refuse",
     ) -> None:
-        if unseen not in UNSEEN:
-            raise ValueError(f"unseen={unseen}: choose one of {', '.join(UNSEEN)}")
+        check_choice("unseen", unseen, UNSEEN)
         if not separator:
             raise ValueError("separator='': say what stands between the labels of a cell")
         self.classes = {
