@@ -33,6 +33,38 @@ InputKind = Literal["values", "tokens", "bags", "columns"]
 
 
 @dataclass(frozen=True)
+class OutputShape:
+    """The shape of a task's prediction.
+
+    Attributes:
+        channels: numbers in each prediction.
+        per: what there is one for.
+        size: (H, W) of a prediction for each pixel, else None.
+    """
+
+    channels: int
+    per: Per
+    size: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Structure:
+    """Something that an architecture has learned about who shares what, as a table of numbers.
+
+    Attributes:
+        name: what it is, with letters, digits, ``_`` and ``/``: part of a TensorBoard tag.
+        rows: their names, for example the tasks.
+        columns: their names, for example the experts.
+        values: [rows, columns], on any device.
+    """
+
+    name: str
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    values: Tensor
+
+
+@dataclass(frozen=True)
 class TaskInfo:
     """What a weighting may know of a task before training.
 

@@ -2,7 +2,7 @@
 
 from mtlrun.build.components import check_arguments
 from mtlrun.build.data import declared_tasks, task_names
-from mtlrun.build.network import INPUT_FACTS, head_settings
+from mtlrun.build.network import ARCHITECTURE_FACTS, INPUT_FACTS, head_settings
 from mtlrun.build.training import sampler_settings
 from mtlrun.config import Config
 
@@ -18,7 +18,7 @@ def check_settings(config: Config) -> None:
     check_arguments(config.backbone, "backbone", INPUT_FACTS)
     for where, settings in head_settings(config):
         check_arguments(settings, where, ("in_channels", "out_channels", "layout", "size"))
-    check_arguments(config.architecture, "architecture", ("make_backbone", "streams"))
+    check_arguments(config.architecture, "architecture", ARCHITECTURE_FACTS)
     check_arguments(config.weighting, "weighting", ("tasks", "layers", "channels"))
     facts = ("units", "epochs", "seed", "levels")
     check_arguments(sampler_settings(config), "sampler", facts)

@@ -62,10 +62,8 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         UserError: here or while it is read, see :func:`read_bytes`.
     """
     try:
-        # A GzipFile reads as any binary file does; its own type merely does not say so.
-        file = cast(IO[bytes], gzip.open(path) if path.suffix == ".gz" else path.open("rb"))
-        with file:
-            yield file
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            yield cast(IO[bytes], file)  # a GzipFile reads as one, though its type does not say so
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(
             f"{path} is not a whole gzip file ({error}). Copy or download it again."

@@ -76,10 +76,7 @@ class TokenAveragePool(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Vectors, [N, C]; 0 for a row without tokens."""
-        here = token_mask(features)
-        tokens = here.sum(1, keepdim=True).clamp(min=1).to(features.dtype)
-        # Padding is 0 already; the mask is for the gradient, which the engine may look at here
-        return features.masked_fill(~here.unsqueeze(2), 0).sum(1) / tokens
+        return mean_of_tokens(features)
 
 
 class TokenMaxPool(nn.Module):
@@ -114,6 +111,71 @@ def pooling(layout: Layout, pool: str) -> list[nn.Module]:
             )
         return []
     return [POOLS[layout, pool]()]
+
+
+def pooled(features: Tensor, layout: Layout) -> Tensor:
+    """The mean over positions of features of any layout, [N, C]."""
+    if layout == "map":
+        return features.mean((2, 3))
+    return mean_of_tokens(features) if layout == "sequence" else features
+
+
+def mean_of_tokens(features: Tensor) -> Tensor:
+    """The mean over the tokens of each row, padding left out, [N, C]; 0 for a row without any."""
+    here = token_mask(features)
+    tokens = here.sum(1, keepdim=True).clamp(min=1).to(features.dtype)
+    # Padding is 0 already; the mask is for the gradient, which the engine may look at here
+    return features.masked_fill(~here.unsqueeze(2), 0).sum(1) / tokens
+
+
+def channel_dimension(layout: Layout) -> int:
+    """The dimension of the channels in features of a layout."""
+    return 2 if layout == "sequence" else 1
+
+
+class Pointwise(nn.Module):
+    """A linear layer over the channels, at each position by itself, in any layout.
+
+    A sequence's padding stays 0.
+
+    Args:
+        layout: of the features.
+        in_channels: that come in.
+        out_channels: that go out.
+        bias: whether there is one.
+    """
+
+    def __init__(
+        self, layout: Layout, in_channels: int, out_channels: int, bias: bool = True
+    ) -> None:
+        super().__init__()
+        self.layout = layout
+        self.linear: nn.Module
+        if layout == "map":
+            self.linear = nn.Conv2d(in_channels, out_channels, 1, bias=bias)
+        else:
+            self.linear = nn.Linear(in_channels, out_channels, bias=bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features of the same layout, with ``out_channels`` channels."""
+        mixed: Tensor = self.linear(features)
+        return only_tokens(mixed, token_mask(features)) if self.layout == "sequence" else mixed
+
+
+MARK = 1e-20
+"""Stands in all channels of a token whose features would be 0, as padding is."""
+
+
+def only_tokens(features: Tensor, here: Tensor) -> Tensor:
+    """A sequence that is 0 in all channels at padding and nowhere else, so that it can be told.
+
+    Args:
+        features: [N, L, C].
+        here: where there are tokens, bool [N, L].
+    """
+    kept = features.masked_fill(~here.unsqueeze(2), 0)
+    lost = here & ~token_mask(kept)  # by dropout or an activation, where channels are few
+    return kept + lost.unsqueeze(2).to(kept.dtype) * MARK
 
 
 def token_mask(features: Tensor) -> Tensor:

@@ -4,23 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from mtlrun.models.checks import expect_choice, expect_probability
-from mtlrun.models.layers import token_mask
+from mtlrun.models.layers import only_tokens
 
 SCALES = ("count", "binary", "mean", "sqrt")
-MARK = 1e-20
-"""Stands in all channels of a token whose features would be 0, as padding is."""
-
-
-def only_tokens(features: Tensor, here: Tensor) -> Tensor:
-    """A sequence that is 0 in all channels at padding and nowhere else, so that it can be told.
-
-    Args:
-        features: [N, L, C].
-        here: where there are tokens, bool [N, L].
-    """
-    kept = features.masked_fill(~here.unsqueeze(2), 0)
-    lost = here & ~token_mask(kept)  # by dropout or an activation, where channels are few
-    return kept + lost.unsqueeze(2).to(kept.dtype) * MARK
 
 
 def without_repeats(tokens: Tensor) -> Tensor:

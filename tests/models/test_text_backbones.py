@@ -15,8 +15,8 @@ from mtlrun.models.backbones.base import Backbone
 from mtlrun.models.backbones.lstm import LSTM
 from mtlrun.models.backbones.text_cnn import TextCNN
 from mtlrun.models.backbones.transformer import Block, Transformer, sinusoids
-from mtlrun.models.layers import pooling, token_mask
-from mtlrun.models.text import MARK, only_tokens, without_repeats
+from mtlrun.models.layers import MARK, only_tokens, pooling, token_mask
+from mtlrun.models.text import without_repeats
 
 TEXT = [name for name in NAMES if kind_of(name) == "tokens"]
 OWN = [name for name in TEXT if name != "pretrained_text"]

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from mtlrun.models.architectures.base import Architecture, MakeBackbone
+from mtlrun.models.architectures.reading import Reading, stage_outputs
 from mtlrun.types import Layout
 
 
@@ -16,25 +17,33 @@ class HPS(Architecture):
     Args:
         make_backbone: see :data:`~mtlrun.models.architectures.base.MakeBackbone`.
         streams: for each stream its tasks. Streams go through the backbone one after the other.
+        reads: for each task the stages that its head reads.
     """
 
     def __init__(
-        self, *, make_backbone: MakeBackbone, streams: Mapping[str, Sequence[str]]
+        self,
+        *,
+        make_backbone: MakeBackbone,
+        streams: Mapping[str, Sequence[str]],
+        reads: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
-        super().__init__(make_backbone=make_backbone, streams=streams)
+        super().__init__(streams=streams)
         self.backbone = make_backbone(0)
-        self._one_stream = len(streams) == 1
+        self.reading = Reading(self.backbone, reads)
+        self._one = len(streams) == 1 and self.reading.alike(list(self.stream_of))
 
     @property
     def one_representation(self) -> bool:
-        """True where there is one stream."""
-        return self._one_stream
+        """True where there is one stream, and all heads read the same stages."""
+        return self._one
 
     def features(self, inputs: Mapping[str, Tensor], tasks: Sequence[str]) -> dict[str, Tensor]:
         """See :meth:`Architecture.features`."""
-        streams = dict.fromkeys(self.stream_of[task] for task in tasks)
-        representation = {stream: self.backbone(inputs[stream]) for stream in streams}
-        return {task: representation[self.stream_of[task]] for task in tasks}
+        found: dict[str, Tensor] = {}
+        for stream in dict.fromkeys(self.stream_of[task] for task in tasks):
+            here = [task for task in tasks if self.stream_of[task] == stream]
+            found |= self.reading.shared(here, stage_outputs(self.backbone, inputs[stream]))
+        return {task: found[task] for task in tasks}
 
     def shared_parameters(self) -> list[nn.Parameter]:
         """All parameters of the backbone."""
@@ -50,11 +59,9 @@ class HPS(Architecture):
         return self.backbone.last_layer()
 
     def out_channels(self, task: str) -> int:
-        """Channels of the backbone's last stage."""
-        del task
-        return self.backbone.channels[-1]
+        """Channels of the stages that the task's head reads."""
+        return self.reading.out_channels(task)
 
     def layout(self, task: str) -> Layout:
-        """That of the backbone's last stage."""
-        del task
-        return self.backbone.layouts[-1]
+        """That of the stages that the task's head reads."""
+        return self.reading.layout(task)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from mtlrun.models.architectures.base import Architecture, MakeBackbone
+from mtlrun.models.architectures.reading import Reading, stage_outputs
 from mtlrun.models.backbones.base import Backbone
 from mtlrun.types import Layout
 
@@ -20,19 +21,30 @@ class SingleTask(Architecture):
     Args:
         make_backbone: see :data:`~mtlrun.models.architectures.base.MakeBackbone`.
         streams: for each stream its tasks.
+        reads: for each task the stages that its head reads.
     """
 
     def __init__(
-        self, *, make_backbone: MakeBackbone, streams: Mapping[str, Sequence[str]]
+        self,
+        *,
+        make_backbone: MakeBackbone,
+        streams: Mapping[str, Sequence[str]],
+        reads: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
-        super().__init__(make_backbone=make_backbone, streams=streams)
+        super().__init__(streams=streams)
         self.backbone_of: dict[str, Backbone] = {task: make_backbone(0) for task in self.stream_of}
         # Registered in a list: a ModuleDict refuses tasks named "a.b", "type" or "keys"
         self.backbones = nn.ModuleList(self.backbone_of.values())
+        self.reading = Reading(next(iter(self.backbone_of.values())), reads)
 
     def features(self, inputs: Mapping[str, Tensor], tasks: Sequence[str]) -> dict[str, Tensor]:
         """See :meth:`Architecture.features`."""
-        return {task: self.backbone_of[task](inputs[self.stream_of[task]]) for task in tasks}
+        return {
+            task: self.reading(
+                task, stage_outputs(self.backbone_of[task], inputs[self.stream_of[task]])
+            )
+            for task in tasks
+        }
 
     def shared_parameters(self) -> list[nn.Parameter]:
         """None."""
@@ -47,9 +59,9 @@ class SingleTask(Architecture):
         return []
 
     def out_channels(self, task: str) -> int:
-        """Channels of the last stage of the task's backbone."""
-        return self.backbone_of[task].channels[-1]
+        """Channels of the stages that the task's head reads."""
+        return self.reading.out_channels(task)
 
     def layout(self, task: str) -> Layout:
-        """That of the last stage of the task's backbone."""
-        return self.backbone_of[task].layouts[-1]
+        """That of the stages that the task's head reads."""
+        return self.reading.layout(task)

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from mtlrun.models.backbones.base import Backbone
 from mtlrun.models.checks import expect_probability, expect_widths
-from mtlrun.models.layers import token_mask
-from mtlrun.models.text import WordEmbedding, only_tokens
+from mtlrun.models.layers import only_tokens, token_mask
+from mtlrun.models.text import WordEmbedding
 from mtlrun.types import InputKind
 
 

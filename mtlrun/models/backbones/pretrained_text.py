@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mtlrun.models.backbones.base import Backbone
 from mtlrun.models.checks import expect_choice
-from mtlrun.models.text import only_tokens
+from mtlrun.models.layers import only_tokens
 from mtlrun.types import InputKind
 
 

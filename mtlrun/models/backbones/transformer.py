@@ -9,8 +9,7 @@ from torch.nn import functional as F
 
 from mtlrun.models.backbones.base import Backbone
 from mtlrun.models.checks import expect_probability, expect_widths
-from mtlrun.models.layers import token_mask
-from mtlrun.models.text import only_tokens
+from mtlrun.models.layers import only_tokens, token_mask
 from mtlrun.types import InputKind
 
 
