@@ -118,7 +118,7 @@ def optimizer(config: Config, network: MultiTaskModel, method: Weighting) -> Opt
     """The optimizer over the network's and the method's parameters."""
     rate = config.optimizer.get("lr")
     groups = parameter_groups(network, method, 1e-3 if rate is None else rate)
-    if not groups[0]["params"]:
+    if not any(parameter.requires_grad for parameter in network.parameters()):
         raise UserError("The network has no parameters to train: every one of them is frozen.")
     chosen: Optimizer = component(config.optimizer, "optimizer", Optimizer, params=groups)
     return chosen

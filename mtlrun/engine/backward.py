@@ -16,6 +16,8 @@ from torch import Tensor
 
 from mtlrun.engine.adapters import derivatives
 from mtlrun.engine.rules import Rescale, WeightRules
+from mtlrun.engine.terms import TermGradients
+from mtlrun.models.architectures.base import Pass
 from mtlrun.models.model import MultiTaskModel
 from mtlrun.tasks.base import Task
 from mtlrun.types import Batch, StepInfo
@@ -51,8 +53,10 @@ class StepFigures:
         weights: their weights, [T] or T scalars; None for a method that has no weights.
         gramian: inner products of their gradients, [T, T], float64 on the CPU, where taken.
         nonfinite: the first task whose loss or gradient is NaN or infinite, where that is known
-            before the update; then nothing was put into ``.grad``.
+            before the update; then nothing was put into ``.grad``. Numbers from T on are those of
+            the architecture's terms.
         remark: what the run's log has to say about this step.
+        terms: the architecture's auxiliary losses by name, detached, without their weights.
     """
 
     present: tuple[int, ...]
@@ -61,6 +65,7 @@ class StepFigures:
     gramian: Tensor | None = None
     nonfinite: int | None = None
     remark: str | None = None
+    terms: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 PLAIN = nullcontext()
@@ -89,11 +94,13 @@ class Forward:
         self.device_type = next(self.model.parameters()).device.type
         self.stream_of = self.model.architecture.stream_of
         self.architecture: Callable[..., dict[str, Tensor]] = self.model.architecture
+        self.with_terms: Callable[..., Pass] = self.model.architecture.with_terms
         self.head_of: dict[str, Callable[[Tensor], Tensor]] = dict(self.model.head_of)
         if self.compiled:
             # Task gradients walk one graph several times; donated buffers allow a single walk.
             torch._functorch.config.donated_buffer = False
             self.architecture = torch.compile(self.architecture)
+            self.with_terms = torch.compile(self.with_terms)
             self.head_of = {name: torch.compile(head) for name, head in self.head_of.items()}
 
     def precision(self) -> AbstractContextManager[object]:
@@ -107,6 +114,27 @@ class Forward:
         inputs = {stream: part.inputs for stream, part in batch.items()}
         with self.precision():
             return self.architecture(inputs, [self.names[index] for index in present])
+
+    def training_pass(
+        self, batch: Batch, present: Sequence[int], *, terms: bool = True
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Features of the tasks named, and the architecture's terms: auxiliary losses by name.
+
+        Args:
+            batch: the (micro-)batch.
+            present: the tasks.
+            terms: whether the terms are wanted.
+        """
+        if not (terms and self.model.architecture.terms):
+            return self.features(batch, present), {}
+        inputs = {stream: part.inputs for stream, part in batch.items()}
+        with self.precision():
+            made = self.with_terms(inputs, [self.names[index] for index in present])
+        found = {name: value.float() for name, value in made.terms.items()}
+        for name, (task, prediction) in made.predictions.items():
+            target = self.target(batch, self.names.index(task))
+            found[name] = self.tasks[task].loss(prediction.float(), target)
+        return made.features, found
 
     def prediction(self, index: int, features: Tensor) -> Tensor:
         """A task's prediction from its features, in float32."""
@@ -181,10 +209,19 @@ class Backward(ABC):
     def __init__(self, forward: Forward, *, check: bool) -> None:
         self.forward = forward
         self.check = check
+        self.terms = TermGradients(forward.model.architecture)
 
     @abstractmethod
     def __call__(self, batches: Sequence[Batch], info: StepInfo) -> StepFigures:
         """One step over micro-batches (one, unless ``engine.accumulate`` is more)."""
+
+    def features(
+        self, batch: Batch, present: Sequence[int], terms: bool = True
+    ) -> dict[str, Tensor]:
+        """Features of the tasks; the gradients of the architecture's terms are put aside."""
+        features, found = self.forward.training_pass(batch, present, terms=terms)
+        self.terms.take(found)
+        return features
 
     def state_dict(self) -> dict[str, Tensor]:
         """What has to be kept between steps beside the weighting's own state."""
@@ -223,7 +260,7 @@ class FromLosses(Backward):
         """See :meth:`Backward.__call__`."""
         if len(batches) > 1:
             return self._accumulate(batches, info)
-        losses = self.forward.losses(batches[0], info.present)
+        losses, terms = self._losses(batches[0], info.present)
         detached = [loss.detach() for loss in losses]
         figures = StepFigures(info.present, detached)
         if self.check:
@@ -231,9 +268,16 @@ class FromLosses(Backward):
             if figures.nonfinite is not None:
                 return figures
         weights = self._weights(detached, info)
-        torch.autograd.backward(losses, weights)
+        torch.autograd.backward([*losses, *terms], [*weights, *(None for _ in terms)])
         figures.weights = weights
         return figures
+
+    def _losses(self, batch: Batch, present: Sequence[int]) -> tuple[list[Tensor], list[Tensor]]:
+        """The losses of the tasks named, and what the terms add to the objective: one or none."""
+        features, terms = self.forward.training_pass(batch, present)
+        losses = [self.forward.loss(batch, i, features[self.forward.names[i]]) for i in present]
+        total = self.terms.weighted(terms)
+        return losses, [total] if total.requires_grad else []
 
     def _weights(self, losses: Sequence[Tensor], info: StepInfo) -> list[Tensor]:
         """The derivatives of the objective by the losses; its own parameters get theirs."""
@@ -260,9 +304,9 @@ class FromLosses(Backward):
         sums = torch.zeros(len(info.present), device=device)
         for batch, share in zip(batches, shares, strict=True):
             places = [place for place, value in enumerate(share) if value > 0]
-            losses = self.forward.losses(batch, [info.present[place] for place in places])
+            losses, terms = self._losses(batch, [info.present[place] for place in places])
             scaled = [weights[place] * share[place] for place in places]
-            torch.autograd.backward(losses, scaled)
+            torch.autograd.backward([*losses, *terms], [*scaled, *(None for _ in terms)])
             for place, loss in zip(places, losses, strict=True):
                 sums[place] += loss.detach() * share[place]
         means = [mean.requires_grad_() for mean in sums.unbind()]

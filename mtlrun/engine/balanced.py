@@ -157,11 +157,11 @@ class FromGradients(Backward):
         own = not bool(self.last_head_weights.isnan().all())
         return self.weighting.heads == "weighted" and not own
 
-    def _pass(self, batch: Batch, present: Sequence[int]) -> HeadPass:
+    def _pass(self, batch: Batch, present: Sequence[int], *, terms: bool = True) -> HeadPass:
         with self.rows.noting():
-            features = self.forward.features(batch, present)
-        link = self.alignment.wanted
-        heads = walk_heads(self.forward, self.heads, batch, present, features, link=link)
+            features = self.features(batch, present, terms)
+        wanted = self.alignment.wanted
+        heads = walk_heads(self.forward, self.heads, batch, present, features, link=wanted)
         self.alignment.note(present, heads)
         return heads
 
@@ -173,7 +173,7 @@ class FromGradients(Backward):
         for batch, share in zip(batches, shares, strict=True):
             places = [place for place, value in enumerate(share) if value > 0]
             tasks = [info.present[place] for place in places]
-            features = self.forward.features(batch, tasks)
+            features = self.features(batch, tasks)
             heads = walk_heads(self.forward, self.heads, batch, tasks, features)
             if self.check:
                 figures.nonfinite = first_nonfinite(heads.losses, tasks)

@@ -101,7 +101,7 @@ class Engine:
         self.baseline = baseline
         self.alone = alone
         self.forward: Forward = parts.step.backward.forward
-        self.ledger = Ledger(tuple(parts.tasks))
+        self.ledger = Ledger(tuple(parts.tasks), parts.model.architecture.terms)
         self.selection = Selection(parts.model.independent_groups())
         self.final: Figures = {}
         self.best_model: dict[str, Any] = {}
@@ -183,8 +183,9 @@ class Engine:
             return
         sampler.refresh(self._probe.cosines(sampler.units, self.epoch, self.steps))
 
-    def _nonfinite(self, task: int) -> None:
-        name = tuple(self.parts.tasks)[task]
+    def _nonfinite(self, number: int) -> None:
+        tasks = [f"task {name}" for name in self.parts.tasks]
+        name = [*tasks, *(f"the auxiliary loss {term}" for term in self.ledger.terms)][number]
         if not self.schedule.skip_nonfinite:
             raise nonfinite_loss(name, self.steps)
         self.log.warning("step %d skipped: loss or gradient of %s not finite", self.steps, name)
@@ -192,6 +193,8 @@ class Engine:
     def _log_steps(self) -> None:
         losses, conflicts = self.ledger.rows(self.steps, self.epoch + 1)
         self.tracker.steps(losses, conflicts, self.steps, self.epoch + 1)
+        if self.ledger.terms:
+            self.tracker.terms(self.ledger.term_rows(self.steps, self.epoch + 1))
 
     def _close_epoch(self) -> None:
         began, parts = time.monotonic(), self.parts
@@ -208,6 +211,9 @@ class Engine:
         self.steps_in_epoch = 0
         self.tracker.metrics(self.epoch, self.steps, "train", train)
         figures = evaluate(self.forward, self._loader(self.schedule.select_on))
+        learned = parts.model.architecture.structure()
+        if learned:
+            self.tracker.structure(learned, self.epoch, self.steps)
         self.final = figures
         self.tracker.metrics(self.epoch, self.steps, self.schedule.select_on, figures)
         if self.baseline:

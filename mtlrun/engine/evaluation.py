@@ -26,6 +26,7 @@ def evaluate(forward: Forward, loader: EvaluationLoader) -> Figures:
     model = forward.model
     training = model.training
     model.eval()
+    model.architecture.start_evaluation()
     statistics: dict[str, Statistics] = {}
     losses: dict[str, torch.Tensor] = {}
     elements: dict[str, torch.Tensor] = {}

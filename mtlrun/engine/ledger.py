@@ -41,10 +41,12 @@ class Ledger:
 
     Args:
         tasks: names of the run's tasks.
+        terms: names of the architecture's auxiliary losses, and what multiplies each.
     """
 
-    def __init__(self, tasks: Sequence[str]) -> None:
+    def __init__(self, tasks: Sequence[str], terms: Mapping[str, float] | None = None) -> None:
         self.tasks = tuple(tasks)
+        self.terms = dict(terms or {})
         self.initial = [NAN] * len(tasks)
         self.latest_weights = [NAN] * len(tasks)
         self.latest_losses = [NAN] * len(tasks)
@@ -53,6 +55,7 @@ class Ledger:
         self._epoch = [Mean() for _ in tasks]
         self._interval = self._new_interval()
         self._cosines: dict[tuple[int, int], Mean] = {}
+        self._terms = {name: Mean() for name in self.terms}
         self._pending: list[tuple[int, StepFigures]] = []
 
     def _new_interval(self) -> dict[str, list[Mean]]:
@@ -77,11 +80,18 @@ class Ledger:
         losses = iter(torch.stack([loss for _, f in taken for loss in f.losses]).double().tolist())
         given = [weight for _, f in taken if f.weights is not None for weight in f.weights]
         weights = iter(torch.stack(given).double().tolist() if given else [])
+        shown = [value for _, f in taken for value in f.terms.values()]
+        values = iter(torch.stack(shown).double().tolist() if shown else [])
         for step, figures in taken:
+            for term in figures.terms:
+                value = next(values)
+                if not math.isfinite(value):
+                    raise nonfinite_loss(f"the auxiliary loss {term}", step)
+                self._terms[term].add(value)
             for index in figures.present:
                 loss = next(losses)
                 if not math.isfinite(loss):
-                    raise nonfinite_loss(self.tasks[index], step)
+                    raise nonfinite_loss(f"task {self.tasks[index]}", step)
                 self._add_loss(index, loss)
                 if figures.weights is not None:
                     self.latest_weights[index] = next(weights)
@@ -139,6 +149,21 @@ class Ledger:
         self._cosines = {}
         return losses, conflicts
 
+    def term_rows(self, step: int, epoch: int) -> list[Row]:
+        """Rows of ``terms.csv``: the means since the last call. After :meth:`rows`.
+
+        Args:
+            step: steps done.
+            epoch: counted from 1.
+        """
+        found = [
+            {"step": step, "epoch": epoch, "term": n, "loss": mean.value, "weight": self.terms[n]}
+            for n, mean in self._terms.items()
+            if mean.count
+        ]
+        self._terms = {name: Mean() for name in self.terms}
+        return found
+
     def close_epoch(self) -> list[float]:
         """The tasks' mean training losses over the epoch, NaN without labels; starts the next."""
         self.read_back()
@@ -158,6 +183,7 @@ class Ledger:
             "skipped": self.skipped,
             "epoch": _plain(self._epoch),
             "interval": {key: _plain(means) for key, means in self._interval.items()},
+            "terms": {name: [mean.total, mean.count] for name, mean in self._terms.items()},
             "cosines": [[a, b, m.total, m.count] for (a, b), m in self._cosines.items()],
         }
 
@@ -172,6 +198,7 @@ class Ledger:
         self._interval = {
             key: [Mean(*pair) for pair in pairs] for key, pairs in state["interval"].items()
         }
+        self._terms = {name: Mean(*state["terms"][name]) for name in self.terms}
         self._cosines = {(a, b): Mean(total, count) for a, b, total, count in state["cosines"]}
 
 
@@ -184,10 +211,15 @@ def loss_ratio(loss: float, initial: float) -> float:
     return loss / initial if initial else NAN
 
 
-def nonfinite_loss(task: str, step: int) -> UserError:
-    """What a user is told when a loss or gradient is NaN or infinite."""
+def nonfinite_loss(name: str, step: int) -> UserError:
+    """What a user is told when a loss or gradient is NaN or infinite.
+
+    Args:
+        name: whose, for example ``task depth``.
+        step: counted from 1.
+    """
     return UserError(
-        f"The loss or gradient of task {task} is NaN or infinite at step {step}. Lower "
+        f"The loss or gradient of {name} is NaN or infinite at step {step}. Lower "
         "optimizer.lr, set engine.clip_norm=1, or look at the task's targets; "
         "engine.on_nonfinite=skip leaves such steps out and counts them."
     )

@@ -97,7 +97,8 @@ class FromBatches(FromGradients):
         labels = set(labelled(batch, self.forward.names))
         tasks = [task for task in present if task in labels]
         places = [present.index(task) for task in tasks]
-        heads = self._pass(batch, tasks)
+        # Beyond a trial step only the tasks are looked at
+        heads = self._pass(batch, tasks, terms=number == 0 or not self.weighting.lookahead)
         losses = [torch.zeros_like(heads.losses[0]) for _ in present]
         for place, loss in zip(places, heads.losses, strict=True):
             losses[place] = loss

@@ -15,6 +15,7 @@ from mtlrun.engine.backward import (
     GradientSettings,
     StepFigures,
     add_losses,
+    first_nonfinite,
     labelled,
     micro_batch_shares,
 )
@@ -39,10 +40,18 @@ def parameter_groups(
 ) -> list[dict[str, object]]:
     """The optimizer's parameter groups: the network, and the weighting's own parameters.
 
-    The weighting's are never decayed; their learning rate is its own where it has one.
+    Parts of the network whose architecture wants another rate have groups of their own, behind the
+    first. The weighting's are never decayed; their learning rate is its own where it has one.
     """
+    faster = [
+        ([p for p in parameters if p.requires_grad], factor)
+        for parameters, factor in model.architecture.learning_rates()
+        if factor != 1
+    ]
+    apart = {id(parameter) for parameters, _ in faster for parameter in parameters}
     groups: list[dict[str, object]] = [
-        {"params": [p for p in model.parameters() if p.requires_grad]}
+        {"params": [p for p in model.parameters() if p.requires_grad and id(p) not in apart]},
+        *({"params": found, "lr": learning_rate * factor} for found, factor in faster if found),
     ]
     own = [parameter for parameter in weighting.parameters() if parameter.requires_grad]
     if own:
@@ -125,11 +134,12 @@ class TrainingStep:
             check=check,
             accumulating=accumulate > 1,
         )
+        self._looks_ahead = isinstance(weighting, GramianWeighting) and weighting.lookahead
         self._indices: dict[tuple[tuple[str, ...], ...], tuple[int, ...]] = {}
         self._clip_groups = self._independent_parameters() if clip_norm is not None else []
 
     def _independent_parameters(self) -> list[list[nn.Parameter]]:
-        if self.model.shared_parameters():
+        if self.model.shared_parameters() or self.model.architecture.terms:
             return [list(self.model.parameters())]
         groups = self.model.independent_groups()
         return [[p for task in group for p in self.model.own_parameters(task)] for group in groups]
@@ -159,11 +169,15 @@ class TrainingStep:
         info = StepInfo(self.seed, epoch, step, present, rate)
         seed_global_step(self.seed, "dropout", epoch, step)
         self.weighting.begin_step(info)
+        self.model.architecture.start_step(epoch, step)
         self.optimizer.zero_grad(set_to_none=True)
+        self.backward.terms.start(1 if self._looks_ahead else len(batches))
         figures = self.backward(batches, info)
+        self._finish_terms(figures)
         if figures.nonfinite is not None:
             self.optimizer.zero_grad(set_to_none=True)
             return figures
+        self._keep_only()
         for parameters in self._clip_groups:
             assert self.clip_norm is not None
             torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm)
@@ -174,6 +188,29 @@ class TrainingStep:
         if isinstance(self.weighting, LossWeighting) and self.weighting.reevaluates:
             self.weighting.reevaluated(self._losses_again(batches, info))
         return figures
+
+    def _finish_terms(self, figures: StepFigures) -> None:
+        """The architecture's auxiliary losses: checked, shown, and added to ``.grad``."""
+        terms = self.backward.terms
+        figures.terms = terms.values
+        if not figures.terms or figures.nonfinite is not None:
+            return
+        if self.backward.check:
+            values = list(figures.terms.values())
+            numbers = [len(self.names) + list(terms.weights).index(name) for name in figures.terms]
+            figures.nonfinite = first_nonfinite(values, numbers)
+        if figures.nonfinite is None:
+            terms.add()
+
+    def _keep_only(self) -> None:
+        """Drop the gradients of what this step does not train."""
+        only = self.model.architecture.only()
+        if only is None:
+            return
+        wanted = {id(parameter) for parameter in only}
+        for parameter in self.model.parameters():
+            if id(parameter) not in wanted:
+                parameter.grad = None
 
     def _losses_again(self, batches: Sequence[Batch], info: StepInfo) -> Tensor:
         """Losses of the step's batches after it, with its dropout masks."""

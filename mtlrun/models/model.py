@@ -69,8 +69,8 @@ class MultiTaskModel(nn.Module):
     def independent_groups(self) -> list[tuple[str, ...]]:
         """Groups of tasks that share nothing, and so train as separate runs would.
 
-        One group of all tasks where anything is shared.
+        One group of all tasks where anything is shared, or auxiliary losses tie the networks.
         """
-        if self.shared_parameters():
+        if self.shared_parameters() or self.architecture.terms:
             return [self.tasks]
         return [(task,) for task in self.tasks]

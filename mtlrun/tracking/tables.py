@@ -13,8 +13,13 @@ COLUMNS = {
     "metrics.csv": ("epoch", "step", "split", "task", "metric", "value"),
     "losses.csv": ("step", "epoch", "task", "loss", "loss_ratio", "weight", "grad_norm"),
     "conflicts.csv": ("step", "task_a", "task_b", "cosine"),
+    "terms.csv": ("step", "epoch", "term", "loss", "weight"),
+    "structure.csv": ("epoch", "step", "name", "row", "column", "value"),
 }
 """The files of a run and their columns."""
+
+ALWAYS = ("metrics.csv", "losses.csv", "conflicts.csv")
+"""Those that every run has; the others hang on the architecture."""
 
 
 def shown(value: object) -> str:

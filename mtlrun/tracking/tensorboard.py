@@ -8,6 +8,9 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from mtlrun.tracking.heatmap import heatmap
+from mtlrun.types import Structure
+
 Row = Mapping[str, Any]
 
 
@@ -64,6 +67,11 @@ class EventWriter:
         rows, columns, channels, height, width = pictures.shape
         grid = pictures.permute(2, 0, 3, 1, 4).reshape(channels, rows * height, columns * width)
         self.writer.add_image(tag, grid, step)
+
+    def structure(self, table: Structure, step: int) -> None:
+        """What an architecture has learned, as the picture ``structure/<name>``."""
+        picture = heatmap(table.rows, table.columns, table.values.detach().double().cpu().numpy())
+        self.writer.add_image(f"structure/{table.name}", picture, step, dataformats="HWC")
 
     def text(self, tag: str, text: str) -> None:
         """A text, shown in a fixed-width font."""

@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from mtlrun.tracking.console import Display
-from mtlrun.tracking.tables import COLUMNS, Table
+from mtlrun.tracking.tables import ALWAYS, COLUMNS, Table
+from mtlrun.types import Structure
 
 Row = Mapping[str, Any]
 
@@ -37,6 +38,7 @@ class Tracker:
         tensorboard: whether events are written.
         display: shows progress.
         description: of the run, for TensorBoard.
+        files: names of the CSV files that the run has.
     """
 
     def __init__(
@@ -47,12 +49,13 @@ class Tracker:
         tensorboard: bool,
         display: Display,
         description: Description,
+        files: Sequence[str] = ALWAYS,
     ) -> None:
         self.folder = folder
         self.tasks = tuple(tasks)
         self.display = display
         self.description = description
-        self._tables = {name: Table(folder / name, columns) for name, columns in COLUMNS.items()}
+        self._tables = {name: Table(folder / name, COLUMNS[name]) for name in files}
         self._tensorboard = tensorboard
         self._events: Any = None
 
@@ -91,6 +94,31 @@ class Tracker:
             self._events.losses(losses)
             self._events.conflicts(conflicts)
         self.display.advance(step, epoch, losses)
+
+    def terms(self, rows: Sequence[Row]) -> None:
+        """Rows of ``terms.csv``: the architecture's auxiliary losses."""
+        self._tables["terms.csv"].append(rows)
+        for row in rows:
+            self.scalar(f"train/term/{row['term']}", row["loss"], row["step"])
+
+    def structure(self, learned: Sequence[Structure], epoch: int, step: int) -> None:
+        """What an architecture has learned of who shares what: ``structure.csv``, and pictures."""
+        for table in learned:
+            values = table.values.detach().double().cpu().tolist()
+            self._tables["structure.csv"].append(
+                {
+                    "epoch": epoch,
+                    "step": step,
+                    "name": table.name,
+                    "row": row,
+                    "column": column,
+                    "value": value,
+                }
+                for row, numbers in zip(table.rows, values, strict=True)
+                for column, value in zip(table.columns, numbers, strict=True)
+            )
+            if self._events:
+                self._events.structure(table, step)
 
     def metrics(
         self, epoch: int, step: int, split: str, figures: Mapping[str, Mapping[str, float]]

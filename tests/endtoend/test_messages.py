@@ -283,7 +283,7 @@ def test_steps_that_are_not_finite_can_be_skipped() -> None:
     folder = only_run(Path())
     found = json.loads((folder / "result.json").read_text())
     assert found["skipped_steps"] == found["steps"] - 1 > 10
-    assert (folder / "run.log").read_text().count("skipped: loss or gradient of digit") > 10
+    assert (folder / "run.log").read_text().count("skipped: loss or gradient of task digit") > 10
     assert {row["step"] for row in rows(folder / "losses.csv")} == {"1"}
 
 

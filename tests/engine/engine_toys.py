@@ -101,7 +101,7 @@ class Branched(Architecture):
     """A shared layer, a layer of each task, and a second shared layer on top of it."""
 
     def __init__(self) -> None:
-        super().__init__(make_backbone=lambda _: None, streams={"rows": NAMES})  # type: ignore[arg-type, return-value]
+        super().__init__(streams={"rows": NAMES})
         self.below = nn.Linear(5, 8)
         self.middle = nn.ModuleList(nn.Linear(8, 8) for _ in NAMES)
         self.above = nn.Linear(8, WIDTH)

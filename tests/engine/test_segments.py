@@ -193,7 +193,7 @@ class Stacked(Architecture):
     """Layers of which tasks read different ones, and layers of single tasks anywhere."""
 
     def __init__(self) -> None:
-        super().__init__(make_backbone=lambda _: None, streams={"rows": NAMES})  # type: ignore[arg-type, return-value]
+        super().__init__(streams={"rows": NAMES})
         self.own_a = nn.Linear(5, 5)
         self.low = nn.Linear(5, WIDTH)
         self.high = nn.Linear(WIDTH, WIDTH)

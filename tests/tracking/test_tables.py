@@ -119,4 +119,6 @@ def test_the_files_of_a_run() -> None:
         "metrics.csv": ("epoch", "step", "split", "task", "metric", "value"),
         "losses.csv": ("step", "epoch", "task", "loss", "loss_ratio", "weight", "grad_norm"),
         "conflicts.csv": ("step", "task_a", "task_b", "cosine"),
+        "terms.csv": ("step", "epoch", "term", "loss", "weight"),
+        "structure.csv": ("epoch", "step", "name", "row", "column", "value"),
     }

@@ -1,0 +1,66 @@
+"""Auxiliary losses of an architecture: terms of the objective beside the tasks' losses."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from mtlrun.models.architectures.base import Architecture
+
+
+class TermGradients:
+    """One step's auxiliary losses, and their gradients.
+
+    Methods that balance the tasks' gradients fill ``.grad`` piece by piece; what the terms want is
+    formed first, waits here, and is added when ``.grad`` stands. No weighting changes it.
+
+    Args:
+        architecture: whose terms they are.
+
+    Attributes:
+        values: the step's terms by name, without their weights, detached: means over the batches.
+    """
+
+    def __init__(self, architecture: Architecture) -> None:
+        self.weights = architecture.terms
+        self.parameters = [p for p in architecture.parameters() if p.requires_grad]
+        self.values: dict[str, Tensor] = {}
+        self._share = 1.0
+        self._gradients: list[Tensor | None] = []
+
+    def start(self, batches: int) -> None:
+        """Begin a step whose terms are means over so many batches."""
+        self.values = {}
+        self._share = 1 / batches
+        self._gradients = [None] * len(self.parameters)
+
+    def weighted(self, terms: Mapping[str, Tensor]) -> Tensor:
+        """What a batch's terms add to the objective, a scalar; their values are noted."""
+        parts = []
+        for name, value in terms.items():
+            parts.append(value * (self.weights[name] * self._share))
+            shown = value.detach() * self._share
+            self.values[name] = self.values[name] + shown if name in self.values else shown
+        return torch.stack(parts).sum() if parts else torch.zeros(())
+
+    def take(self, terms: Mapping[str, Tensor]) -> None:
+        """Form the gradients of a batch's terms; the graph is kept for the tasks' passes."""
+        if not terms:
+            return
+        total = self.weighted(terms)
+        if not total.requires_grad:
+            return
+        found = torch.autograd.grad(total, self.parameters, retain_graph=True, allow_unused=True)
+        for number, gradient in enumerate(found):
+            if gradient is not None:
+                held = self._gradients[number]
+                self._gradients[number] = gradient if held is None else held + gradient
+
+    def add(self) -> None:
+        """Add what waits here to ``.grad``."""
+        for parameter, gradient in zip(self.parameters, self._gradients, strict=True):
+            if gradient is None:
+                continue
+            total = gradient if parameter.grad is None else parameter.grad + gradient
+            # A new tensor in the parameter's memory order: fused optimizers do not look at strides
+            parameter.grad = torch.empty_like(parameter).copy_(total)
