@@ -200,7 +200,8 @@ def _job(config: "DictConfig") -> None:
         if typed.toy is not None:
             _complete_toy(typed.toy, hydra_config.job.config_name)
 
-        from mtlrun.run import Labels, run  # imports torch
+        from mtlrun.result import Labels  # these import torch
+        from mtlrun.run import run
 
         shown = Path(os.path.relpath(folder)) if folder.is_relative_to(Path.cwd()) else folder
         method = method_name(choices["weighting"], groups, changed)

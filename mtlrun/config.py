@@ -48,6 +48,14 @@ class GradientsConfig:
 
 
 @dataclass
+class ModelConfig:
+    """Parts of the network that are frozen, and what it starts from."""
+
+    freeze: list[str] = field(default_factory=list)
+    init_from: str | None = None
+
+
+@dataclass
 class TrackingConfig:
     """What is written beside the CSV files."""
 
@@ -92,6 +100,7 @@ class Config:
     scheduler: dict[str, Any] = field(default_factory=dict)
     engine: EngineConfig = field(default_factory=EngineConfig)
     gradients: GradientsConfig = field(default_factory=GradientsConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     toy: ToyConfig | None = None
 

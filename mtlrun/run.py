@@ -2,14 +2,10 @@
 
 import errno
 import logging
-import resource
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,35 +19,20 @@ from mtlrun.config import WITHOUT_EFFECT, Config, validate
 from mtlrun.engine.compatibility import check_compatible, check_rules, resolve_place
 from mtlrun.engine.device import cpu_threads, device_of, threads_of
 from mtlrun.engine.engine import Engine, Parts, Schedule
-from mtlrun.engine.evaluation import Figures, headline
-from mtlrun.engine.ledger import loss_ratio
+from mtlrun.engine.evaluation import headline
 from mtlrun.engine.loader import Placement, TrainLoader
 from mtlrun.engine.step import TrainingStep
 from mtlrun.errors import UserError
+from mtlrun.models.architectures.base import Architecture
+from mtlrun.result import Labels, Result, summary
 from mtlrun.sampling.units import small_units
 from mtlrun.tracking import folder as run_folder
 from mtlrun.tracking.console import display, result_table
 from mtlrun.tracking.files import write_json
+from mtlrun.tracking.tables import ALWAYS
 from mtlrun.tracking.tracker import Description, Tracker
 from mtlrun.types import TaskInfo
 from mtlrun.weighting.base import GramianWeighting
-
-Result = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Labels:
-    """How a run is called.
-
-    Attributes:
-        choices: for each group the name of its choice.
-        method: the weighting and the settings that differ from the dataset's recipe.
-        changed: these settings, by dotted key.
-    """
-
-    choices: Mapping[str, str]
-    method: str
-    changed: Mapping[str, Any]
 
 
 def run(config: Config, folder: Path, labels: Labels, console: Console) -> Result:
@@ -91,8 +72,8 @@ def _train(
     dataset, tasks = build.dataset_and_tasks(config)
     _say(dataset.remarks, log, console)
     infos = build.task_infos(dataset, tasks)
-    parts, threads = _build_parts(config, labels, dataset, tasks, infos)
-    _say(small_units(parts.loader.sampler.units), log, console)
+    parts, threads, flops = _build_parts(config, labels, dataset, tasks, infos)
+    _say([*parts.model.remarks, *small_units(parts.loader.sampler.units)], log, console)
     schedule = Schedule(
         epochs=config.epochs,
         select_on="val" if config.select_on == "validation" else "test",
@@ -114,6 +95,7 @@ def _train(
             _hyperparameters(config, labels),
             [f"test/{name}/{headline(task)}" for name, task in tasks.items()],
         ),
+        files=_files(parts.model.architecture),
     )
     against = config.tracking.baseline
     alone = parts.weighting.baseline
@@ -133,7 +115,14 @@ def _train(
     finally:
         parts.loader.close()
         tracker.close()
-    return _result(config, labels, engine, infos, test, threads)
+    return summary(config, labels, engine, infos, test, threads, flops)
+
+
+def _files(architecture: Architecture) -> list[str]:
+    """The CSV files of a run: some hang on what the architecture has to tell."""
+    files = [*ALWAYS, *(["terms.csv"] if architecture.terms else [])]
+    learns = type(architecture).structure is not Architecture.structure
+    return [*files, *(["structure.csv"] if learns else [])]
 
 
 def _say(remarks: Sequence[str], log: logging.Logger, console: Console) -> None:
@@ -145,7 +134,7 @@ def _say(remarks: Sequence[str], log: logging.Logger, console: Console) -> None:
 
 def _build_parts(
     config: Config, labels: Labels, dataset: Any, tasks: Any, infos: list[TaskInfo]
-) -> tuple[Parts, int]:
+) -> tuple[Parts, int, float]:
     device = device_of(config.engine.device)
     placement = Placement(device, config.engine.channels_last, config.engine.keep_data_on_device)
     model = build.model(config, dataset, tasks)
@@ -175,7 +164,9 @@ def _build_parts(
         placement=placement,
         workers=config.engine.workers,
     )
-    threads = threads_of(config.engine.threads, build.forward_flops(model, loader))
+    flops = build.forward_flops(model, loader)
+    largest = max(queue.size for queue in loader.queues.values())
+    threads = threads_of(config.engine.threads, flops * largest)
     model.to(device)
     if config.engine.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs
@@ -206,7 +197,7 @@ def _build_parts(
     parts = Parts(
         dataset, tasks, model, weighting, optimizer, scheduler, loader, step, placement, rows
     )
-    return parts, threads
+    return parts, threads, flops
 
 
 def _hyperparameters(config: Config, labels: Labels) -> dict[str, Any]:
@@ -215,107 +206,6 @@ def _hyperparameters(config: Config, labels: Labels) -> dict[str, Any]:
     chosen = {name: labels.choices[name] for name in names if name in labels.choices}
     changed = {key: value for key, value in labels.changed.items() if key != "optimizer.lr"}
     return {**chosen, "lr": config.optimizer.get("lr"), "seed": config.seed, **changed}
-
-
-def _result(
-    config: Config,
-    labels: Labels,
-    engine: Engine,
-    infos: list[TaskInfo],
-    test: Figures,
-    threads: int,
-) -> Result:
-    parts, ledger, selection = engine.parts, engine.ledger, engine.selection
-    tasks: dict[str, Any] = {}
-    for index, info in enumerate(infos):
-        task = parts.tasks[info.name]
-        best = selection.best.get(info.name, {})
-        nothing = (float("nan"), 0)
-        metrics = {
-            name: {
-                "higher_is_better": metric.higher_is_better,
-                "optimum": metric.optimum,
-                "test": test.get(info.name, {}).get(name),
-                "final": engine.final.get(info.name, {}).get(name),
-                "best": best.get(name, nothing)[0],
-                "best_epoch": best.get(name, nothing)[1],
-            }
-            for name, metric in task.metrics.items()
-        }
-        final = float(ledger.epoch_means[-1][index])
-        tasks[info.name] = {
-            "likelihood": info.likelihood,
-            "headline": headline(task),
-            "train_rows": info.train_rows,
-            "metrics": metrics,
-            "loss": {
-                "initial": ledger.initial[index],
-                "final": final,
-                "loss_ratio": loss_ratio(final, ledger.initial[index]),
-            },
-            "weight": ledger.latest_weights[index],
-        }
-    epochs = selection.epoch
-    groups = selection.groups
-    selected: Any = epochs[0]
-    if len(groups) > 1:
-        selected = {group[0]: epoch for group, epoch in zip(groups, epochs, strict=True)}
-    names = ("dataset", "weighting", "architecture", "backbone", "sampler")
-    return {
-        "format": 1,
-        "mtlrun": _version("mtlrun"),
-        "state": "finished",
-        "study": config.study,
-        **{name: labels.choices.get(name) for name in names},
-        "seed": config.seed,
-        "method": labels.method,
-        "changed": dict(labels.changed),
-        "select_on": config.select_on,
-        "epochs": engine.epoch,
-        "selected_epoch": selected,
-        "tasks": tasks,
-        "steps": engine.steps,
-        "drawn": dict(parts.loader.drawn),
-        "skipped_steps": ledger.skipped,
-        "solver_failures": parts.step.backward.failures,
-        "seconds": engine.seconds,
-        "examples_per_second": parts.loader.examples / engine.seconds,
-        "peak_memory_mib": _peak_memory_mib(parts.placement.device),
-        "parameters": {
-            "shared": sum(p.numel() for p in parts.model.architecture.shared_parameters()),
-            "total": sum(p.numel() for p in parts.model.parameters()),
-        },
-        "device": str(parts.placement.device),
-        "threads": threads,
-        "versions": {name: _version(name) for name in ("torch", "numpy", "hydra-core")},
-        "python": sys.version.split()[0],
-        "git_commit": _git_commit(),
-    }
-
-
-def _peak_memory_mib(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return kibibytes / 2**10 if sys.platform != "darwin" else kibibytes / 2**20
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _git_commit() -> str | None:
-    """The commit of the working directory, where it is a git checkout."""
-    try:
-        found = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return found.stdout.strip() or None
 
 
 def _show(result: Result, folder: Path, config: Config, console: Console) -> None:

@@ -474,5 +474,5 @@ def test_operations_of_a_forward_pass_are_counted_by_hand() -> None:
         seed=0,
         placement=placement,
     )
-    assert build.forward_flops(model, loader) == 16 * 2 * (64 * 32 + 32 * (10 + 2 + 1))
+    assert build.forward_flops(model, loader) == 2 * (64 * 32 + 32 * (10 + 2 + 1))
     assert model.training

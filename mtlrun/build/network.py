@@ -6,6 +6,7 @@ from typing import Any
 
 from mtlrun.build.components import Settings, component, located
 from mtlrun.build.data import declared_tasks
+from mtlrun.build.initial import start_from
 from mtlrun.config import Config
 from mtlrun.data.base import Dataset
 from mtlrun.errors import UserError, did_you_mean
@@ -132,7 +133,14 @@ def model(config: Config, dataset: Dataset, tasks: Mapping[str, Task]) -> MultiT
             layout=architecture.layout(name),
             size=outputs[name].size,
         )
-    return MultiTaskModel(architecture, heads)
+    network = MultiTaskModel(architecture, heads)
+    if config.model.init_from is not None:
+        network.remarks.append(start_from(network, config.model.init_from))
+    try:
+        network.freeze(config.model.freeze)
+    except ValueError as error:
+        raise UserError(f"model.freeze={error}.") from error
+    return network
 
 
 def _output_shape(task: Task, input_shape: tuple[int, ...]) -> OutputShape:

@@ -96,7 +96,7 @@ def sampler(config: Config, dataset: Dataset, infos: Sequence[TaskInfo]) -> Samp
 
 
 def forward_flops(network: MultiTaskModel, loader: TrainLoader) -> float:
-    """Floating-point operations of a step's forward pass, counted on a row of middle length."""
+    """Floating-point operations of a row's forward pass, for one of middle length."""
     inputs = {}
     source = loader.dataset.splits["train"]
     for stream in loader.dataset.streams:
@@ -105,13 +105,12 @@ def forward_flops(network: MultiTaskModel, loader: TrainLoader) -> float:
             row = int(lengths.argsort()[len(lengths) // 2])
         raw, targets = source[stream].rows(torch.tensor([row]))
         inputs[stream], _ = loader.dataset.transform(stream, raw, targets, None)
-    rows = max(queue.size for queue in loader.queues.values())
     training = network.training
     network.eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(inputs, network.tasks)
     network.train(training)
-    return float(counter.get_total_flops()) * rows
+    return float(counter.get_total_flops())
 
 
 def optimizer(config: Config, network: MultiTaskModel, method: Weighting) -> Optimizer:

@@ -210,6 +210,7 @@ class Backward(ABC):
         self.forward = forward
         self.check = check
         self.terms = TermGradients(forward.model.architecture)
+        self.shared = forward.model.shared_parameters()
 
     @abstractmethod
     def __call__(self, batches: Sequence[Batch], info: StepInfo) -> StepFigures:
@@ -221,6 +222,9 @@ class Backward(ABC):
         """Features of the tasks; the gradients of the architecture's terms are put aside."""
         features, found = self.forward.training_pass(batch, present, terms=terms)
         self.terms.take(found)
+        for task, tensor in features.items():
+            if not tensor.requires_grad:  # below it all is frozen, though not elsewhere
+                features[task] = tensor + 0 * self.shared[0].flatten()[0]
         return features
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -268,7 +272,7 @@ class FromLosses(Backward):
             if figures.nonfinite is not None:
                 return figures
         weights = self._weights(detached, info)
-        torch.autograd.backward([*losses, *terms], [*weights, *(None for _ in terms)])
+        walk(losses, weights, terms)
         figures.weights = weights
         return figures
 
@@ -306,7 +310,7 @@ class FromLosses(Backward):
             places = [place for place, value in enumerate(share) if value > 0]
             losses, terms = self._losses(batch, [info.present[place] for place in places])
             scaled = [weights[place] * share[place] for place in places]
-            torch.autograd.backward([*losses, *terms], [*scaled, *(None for _ in terms)])
+            walk(losses, scaled, terms)
             for place, loss in zip(places, losses, strict=True):
                 sums[place] += loss.detach() * share[place]
         means = [mean.requires_grad_() for mean in sums.unbind()]
@@ -321,6 +325,14 @@ class FromLosses(Backward):
             ):
                 parameter.grad = gradient
         return figures
+
+
+def walk(losses: Sequence[Tensor], weights: Sequence[Tensor], terms: Sequence[Tensor]) -> None:
+    """The backward pass of losses times weights, plus terms; those of frozen parts are left out."""
+    trained = [(loss, w) for loss, w in zip(losses, weights, strict=True) if loss.requires_grad]
+    trained += [(term, torch.ones_like(term)) for term in terms]
+    if trained:
+        torch.autograd.backward([loss for loss, _ in trained], [w for _, w in trained])
 
 
 def micro_batch_shares(

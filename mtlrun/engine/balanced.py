@@ -70,7 +70,6 @@ class FromGradients(Backward):
         self.place = settings.place
         self.every = settings.every
         self.rules = WeightRules(tasks, settings.smoothing, settings.rescale)
-        self.shared = model.shared_parameters()
         self.last_layer = trainable(model.architecture.last_shared_layer())
         self.heads = [trainable(model.head_of[name].parameters()) for name in forward.names]
         self.inside = [

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from mtlrun.models.architectures.base import Architecture
+from mtlrun.models.backbones.base import Backbone
 from mtlrun.models.heads.base import Head
 
 
@@ -14,6 +15,10 @@ class MultiTaskModel(nn.Module):
     Args:
         architecture: maps inputs to features for each task.
         heads: for each task its head.
+
+    Attributes:
+        frozen: parts that stay as they are, see :meth:`freeze`.
+        remarks: what the user should know of where its weights come from.
     """
 
     def __init__(self, architecture: Architecture, heads: Mapping[str, Head]) -> None:
@@ -23,6 +28,8 @@ class MultiTaskModel(nn.Module):
         # Lists, not nn.ModuleDict: a task's name may hold a dot, a module's may not.
         self.heads = nn.ModuleList(heads.values())
         self.head_of: dict[str, nn.Module] = dict(zip(self.tasks, self.heads, strict=True))
+        self.frozen: list[nn.Module] = []
+        self.remarks: list[str] = []
 
     def forward(self, inputs: Mapping[str, Tensor], tasks: Sequence[str]) -> dict[str, Tensor]:
         """Predictions of ``tasks``.
@@ -33,6 +40,49 @@ class MultiTaskModel(nn.Module):
         """
         features = self.architecture(inputs, tasks)
         return {task: self.head_of[task](features[task]) for task in tasks}
+
+    def train(self, mode: bool = True) -> "MultiTaskModel":
+        """Training or evaluation mode; frozen parts stay in evaluation mode."""
+        super().train(mode)
+        for part in self.frozen:
+            part.eval()
+        return self
+
+    def freeze(self, parts: Sequence[str]) -> None:
+        """Leave parts of the network as they are: weights, running statistics, no dropout.
+
+        Args:
+            parts: ``backbone`` (all copies), ``backbone.N`` (their stage N, counted from 1),
+                ``architecture`` (with its backbones), ``heads`` or ``heads.TASK``.
+
+        Raises:
+            ValueError: there is no such part.
+        """
+        for part in parts:
+            for module in self._part(part):
+                module.requires_grad_(False)
+                self.frozen.append(module)
+
+    def _part(self, name: str) -> list[nn.Module]:
+        """The modules that one name stands for."""
+        kind, _, of = name.partition(".")
+        if kind == "heads":
+            if of and of not in self.head_of:
+                raise ValueError(f"{name}: the tasks are {', '.join(self.tasks)}")
+            return [self.head_of[of]] if of else list(self.heads)
+        if name == "architecture":
+            return [self.architecture]
+        if kind != "backbone":
+            raise ValueError(
+                f"{name}: use backbone, backbone.N for a stage, architecture, heads or heads.TASK"
+            )
+        backbones = [part for part in self.architecture.modules() if isinstance(part, Backbone)]
+        if not of:
+            return list(backbones)
+        stages = len(backbones[0].stages)
+        if not (of.isdecimal() and 1 <= int(of) <= stages):
+            raise ValueError(f"{name}: this backbone has the stages 1 to {stages}")
+        return [backbone.stages[int(of) - 1] for backbone in backbones]
 
     def attach(self, adapters: Mapping[str, nn.Module]) -> None:
         """Put layers between the features and the heads of some tasks; once, before training."""

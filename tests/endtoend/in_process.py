@@ -16,10 +16,12 @@ from mtlrun.config import Config
 from mtlrun.engine import checkpoint
 from mtlrun.engine.backward import StepFigures
 from mtlrun.engine.step import TrainingStep
-from mtlrun.run import Labels, run
+from mtlrun.result import Labels
+from mtlrun.run import run
+from mtlrun.tracking.tables import COLUMNS
 from mtlrun.types import Batch
 
-FILES = ("metrics.csv", "losses.csv", "conflicts.csv")
+FILES = tuple(COLUMNS)
 SETTINGS = ("epochs=2", "batch_size=60", "engine.log_every=2", "engine.checkpoint_minutes=0")
 QUIET = ("tracking.tensorboard=false", "tracking.progress=none", "engine.threads=1")
 STOPS = (4, 9)
