@@ -6,6 +6,7 @@ from mtlrun.build.data import dataset_and_tasks, task_infos, task_names
 from mtlrun.build.network import model
 from mtlrun.build.training import (
     bare_weighting,
+    counted_flops,
     forward_flops,
     optimizer,
     sampler,
@@ -17,6 +18,7 @@ __all__ = [
     "bare_weighting",
     "check_settings",
     "component",
+    "counted_flops",
     "dataset_and_tasks",
     "forward_flops",
     "model",

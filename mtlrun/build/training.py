@@ -1,10 +1,11 @@
 """What trains the network: weighting, sampler, optimizer, scheduler."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.flop_counter import FlopCounterMode
@@ -105,6 +106,11 @@ def forward_flops(network: MultiTaskModel, loader: TrainLoader) -> float:
             row = int(lengths.argsort()[len(lengths) // 2])
         raw, targets = source[stream].rows(torch.tensor([row]))
         inputs[stream], _ = loader.dataset.transform(stream, raw, targets, None)
+    return counted_flops(network, inputs)
+
+
+def counted_flops(network: MultiTaskModel, inputs: Mapping[str, Tensor]) -> float:
+    """Floating-point operations of a forward pass in evaluation, by torch's own counter."""
     training = network.training
     network.eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():

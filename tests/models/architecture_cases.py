@@ -36,13 +36,18 @@ def maker(backbone: str, **settings: Any) -> MakeBackbone:
 
     def make(copy: int) -> Backbone:
         made = backbone_inputs.build(backbone, **{**SMALL.get(backbone, {}), **settings})
-        torch.manual_seed(copy)
-        for module in made.modules():  # other weights for each copy
-            if copy and isinstance(module, nn.Linear | nn.Conv2d):
-                nn.init.normal_(module.weight, std=0.3)
-        return made
+        return reseeded(made, copy)
 
     return make
+
+
+def reseeded(backbone: Backbone, copy: int) -> Backbone:
+    """A backbone with other weights for each copy."""
+    torch.manual_seed(copy)
+    for module in backbone.modules():
+        if copy and isinstance(module, nn.Linear | nn.Conv2d):
+            nn.init.normal_(module.weight, std=0.3)
+    return backbone
 
 
 def facts_for(backbone: str, streams: Mapping[str, Sequence[str]], epochs: int) -> dict[str, Any]:
@@ -80,7 +85,8 @@ def build(
     given = {key: fact for key, fact in facts.items() if key in taken}
     torch.manual_seed(0)
     partial = instantiate(config, _partial_=True, _convert_="all", _recursive_=False)
-    architecture = partial(**{**given, **settings})
+    known = {key: value for key, value in settings.items() if key in taken or key not in facts}
+    architecture = partial(**{**given, **known})
     assert isinstance(architecture, Architecture)
     return architecture
 

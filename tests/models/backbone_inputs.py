@@ -20,6 +20,14 @@ NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 SHAPE = (3, 36, 40)
 """Of an input of values."""
 
+WIDTHS: dict[str, dict[str, Any]] = {
+    "segnet": {"widths": (8, 12, 16)},
+    "unet": {"widths": (8, 12, 16)},
+    "resnet34": {"width": 16},
+    "resnet101": {"width": 8},
+}
+"""Of backbones that would be slow at their own; their tests look at those."""
+
 VOCABULARY = 30
 LENGTH = 7
 NUMERIC, CARDINALITIES, TEXT = 4, (5, 3), 6
@@ -53,6 +61,7 @@ def build(name: str, shape: tuple[int, ...] = SHAPE, **settings: Any) -> Backbon
     if name == "pretrained_text":
         settings = {"path": str(tiny_encoder()), **settings}
     taken = inspect.signature(get_class(config._target_)).parameters
+    settings = {**WIDTHS.get(name, {}), **settings}
     facts = {key: fact for key, fact in facts_of(kind_of(name), shape).items() if key in taken}
     backbone = instantiate(config, **{**facts, **settings}, _convert_="all")
     assert isinstance(backbone, Backbone)

@@ -7,6 +7,7 @@ import torch
 from backbone_inputs import NAMES, build, inputs_of, kind_of
 from torch import Tensor, nn
 
+from mtlrun.models.backbones.base import Kept
 from mtlrun.models.backbones.cnn import CNN
 from mtlrun.models.backbones.lenet import LeNet
 from mtlrun.models.backbones.mlp import MLP
@@ -28,11 +29,11 @@ def count(module: nn.Module) -> int:
 @pytest.mark.parametrize("training", [True, False])
 def test_stages_give_what_they_declare(name: str, training: bool) -> None:
     backbone = build(name).train(training)
-    features = inputs_of(kind_of(name), 2)
-    for stage, channels, layout in zip(
-        backbone.stages, backbone.channels, backbone.layouts, strict=True
+    features, kept = inputs_of(kind_of(name), 2), Kept()
+    for number, (channels, layout) in enumerate(
+        zip(backbone.channels, backbone.layouts, strict=True)
     ):
-        features = stage(features)
+        features = backbone.step(number, features, kept)
         assert len(features) == 2
         assert features.shape[2 if layout == "sequence" else 1] == channels
         assert features.dim() == {"map": 4, "sequence": 3, "vector": 2}[layout]
@@ -42,9 +43,9 @@ def test_stages_give_what_they_declare(name: str, training: bool) -> None:
 def test_forward_is_the_stages_in_turn_and_deterministic(name: str) -> None:
     backbone, again = build(name).eval(), build(name).eval()
     inputs = inputs_of(kind_of(name), 2)
-    expected = inputs
-    for stage in backbone.stages:
-        expected = stage(expected)
+    expected, kept = inputs, Kept()
+    for number in range(len(backbone.stages)):
+        expected = backbone.step(number, expected, kept)
     assert torch.equal(backbone(inputs), expected)
     assert torch.equal(again(inputs), expected)
 

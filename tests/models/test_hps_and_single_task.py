@@ -120,3 +120,23 @@ def test_stages_of_several_layouts_are_read_as_vectors() -> None:
 def test_a_stage_that_is_not_there_is_refused() -> None:
     with pytest.raises(ValueError, match=r"heads.stages=\[3\] of task a.* 1 to 2"):
         HPS(make_backbone=make_mlp, streams=ONE_STREAM, reads={"a": [3]})
+
+
+def test_stages_belong_to_those_whose_heads_read_them() -> None:
+    reads = {"a": [1], "b": [1]}
+    architecture = HPS(make_backbone=make_mlp, streams=ONE_STREAM, reads=reads)
+    first, second = architecture.backbone.stages
+    assert {id(p) for p in architecture.shared_parameters()} == {id(p) for p in first.parameters()}
+    own = architecture.task_parameters("c")
+    assert {id(p) for p in own} == {id(p) for p in second.parameters()}
+    assert architecture.task_parameters("a") == []
+    assert architecture.last_shared_layer()[0].shape == (5, 6)
+
+
+def test_stages_that_no_head_reads_are_let_go() -> None:
+    reads = {task: [1] for task in "abc"}
+    for kind, copies in ((HPS, 1), (SingleTask, 3)):
+        architecture = kind(make_backbone=make_mlp, streams=ONE_STREAM, reads=reads)
+        assert sum(p.numel() for p in architecture.parameters()) == copies * (5 * 6 + 5)
+        features = architecture(inputs_of(ONE_STREAM), ["b"])
+        assert features["b"].shape == (3, 5)

@@ -30,6 +30,9 @@ class HPS(Architecture):
         super().__init__(streams=streams)
         self.backbone = make_backbone(0)
         self.reading = Reading(self.backbone, reads)
+        tasks = list(self.stream_of)
+        beyond = range(self.reading.deepest(tasks) + 1, len(self.backbone.stages))
+        self.backbone.drop(beyond)  # nobody reads them
         self._one = len(streams) == 1 and self.reading.alike(list(self.stream_of))
 
     @property
@@ -42,21 +45,30 @@ class HPS(Architecture):
         found: dict[str, Tensor] = {}
         for stream in dict.fromkeys(self.stream_of[task] for task in tasks):
             here = [task for task in tasks if self.stream_of[task] == stream]
-            found |= self.reading.shared(here, stage_outputs(self.backbone, inputs[stream]))
+            outputs = stage_outputs(self.backbone, inputs[stream], self.reading.deepest(here))
+            found |= self.reading.shared(here, outputs)
         return {task: found[task] for task in tasks}
 
     def shared_parameters(self) -> list[nn.Parameter]:
-        """All parameters of the backbone."""
-        return list(self.backbone.parameters())
+        """The backbone's, but for stages that the head of one task alone reads."""
+        alone = {id(p) for task in self.stream_of for p in self.task_parameters(task)}
+        return [p for p in self.backbone.parameters() if id(p) not in alone]
 
     def task_parameters(self, task: str) -> list[nn.Parameter]:
-        """None: a task has its head alone."""
-        del task
-        return []
+        """None but for stages beyond those that the other tasks' heads read."""
+        others = [other for other in self.stream_of if other != task]
+        if not others:
+            return []
+        beyond = self.backbone.stages[self.reading.deepest(others) + 1 :]
+        return list(beyond.parameters())
 
     def last_shared_layer(self) -> list[nn.Parameter]:
-        """The backbone's last layer."""
-        return self.backbone.last_layer()
+        """The backbone's last layer, or that of the last stage that all heads' stages rest on."""
+        common = min(self.reading.deepest([task]) for task in self.stream_of)
+        if common + 1 == len(self.backbone.stages):
+            return self.backbone.last_layer()
+        weights = [p for p in self.backbone.stages[: common + 1].parameters() if p.dim() >= 2]
+        return weights[-1:]
 
     def out_channels(self, task: str) -> int:
         """Channels of the stages that the task's head reads."""

@@ -43,6 +43,10 @@ class Reading:
         """The stages that a task reads, counted from 0."""
         return self.stages.get(task, self._last)
 
+    def deepest(self, tasks: Sequence[str]) -> int:
+        """The last stage that any of these tasks reads, counted from 0."""
+        return max(max(self.of(task)) for task in tasks)
+
     def alike(self, tasks: Sequence[str]) -> bool:
         """Whether all of these tasks read the same."""
         return len({self.of(task) for task in tasks}) == 1
@@ -87,12 +91,13 @@ class Reading:
         return {task: made[self.of(task)] for task in tasks}
 
 
-def stage_outputs(backbone: Backbone, inputs: Tensor) -> list[Tensor]:
-    """The outputs of all stages of one pass."""
+def stage_outputs(backbone: Backbone, inputs: Tensor, deepest: int | None = None) -> list[Tensor]:
+    """The outputs of the stages of one pass, up to the deepest one wanted (None for the last)."""
     outputs: list[Tensor] = []
     kept: dict[str, Tensor] = {}
     features = inputs
-    for number in range(len(backbone.stages)):
+    stages = len(backbone.stages) if deepest is None else deepest + 1
+    for number in range(stages):
         features = backbone.step(number, features, kept)
         outputs.append(features)
     return outputs

@@ -36,15 +36,18 @@ class SingleTask(Architecture):
         # Registered in a list: a ModuleDict refuses tasks named "a.b", "type" or "keys"
         self.backbones = nn.ModuleList(self.backbone_of.values())
         self.reading = Reading(next(iter(self.backbone_of.values())), reads)
+        for task, backbone in self.backbone_of.items():
+            beyond = range(self.reading.deepest([task]) + 1, len(backbone.stages))
+            backbone.drop(beyond)  # the task's head does not read them
 
     def features(self, inputs: Mapping[str, Tensor], tasks: Sequence[str]) -> dict[str, Tensor]:
         """See :meth:`Architecture.features`."""
-        return {
-            task: self.reading(
-                task, stage_outputs(self.backbone_of[task], inputs[self.stream_of[task]])
-            )
-            for task in tasks
-        }
+        found: dict[str, Tensor] = {}
+        for task in tasks:
+            stream, deepest = self.stream_of[task], self.reading.deepest([task])
+            outputs = stage_outputs(self.backbone_of[task], inputs[stream], deepest)
+            found[task] = self.reading(task, outputs)
+        return found
 
     def shared_parameters(self) -> list[nn.Parameter]:
         """None."""
