@@ -60,7 +60,7 @@ def expect_maps(choice: str, layout: Layout, size: Sequence[int] | None) -> tupl
     if layout != "map":
         raise ValueError(
             f"{choice} reads maps, and this backbone ends in {layout}s: use a backbone that keeps "
-            "maps (backbone=cnn, resnet18 or resnet50)"
+            "maps (such as backbone=cnn, resnet18, segnet or vit)"
         )
     height, width = size
     return height, width

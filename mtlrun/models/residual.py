@@ -9,6 +9,8 @@ from torch import Tensor, nn
 class Residual(nn.Module):
     """``close(branch(x) + shortcut(x))``: a block that can be skipped.
 
+    ``branch`` and ``shortcut`` read the same tensor, so neither changes it in place.
+
     Attributes:
         gate: what the branch is multiplied by in this pass (a scalar tensor); None for 1. See
             :func:`gated`.
@@ -41,12 +43,28 @@ def residual_blocks(module: nn.Module) -> list[Residual]:
     return [part for part in module.modules() if isinstance(part, Residual)]
 
 
+def around_last_block(stage: nn.Module, features: Tensor) -> tuple[Tensor, Tensor]:
+    """The features before a stage's last block and behind it.
+
+    Where the stage is no Sequential of several parts whose last is a residual block, that is its
+    output twice.
+    """
+    parts = list(stage.children()) if isinstance(stage, nn.Sequential) else [stage]
+    if len(parts) == 1 or not isinstance(parts[-1], Residual):
+        output = stage(features)
+        return output, output
+    for part in parts[:-1]:
+        features = part(features)
+    return features, parts[-1](features)
+
+
 @contextmanager
 def gated(blocks: Sequence[Residual], gates: Iterable[Tensor]) -> Iterator[None]:
     """Passes inside see each block's branch times its gate."""
     try:
         for block, gate in zip(blocks, gates, strict=True):
-            block.gate = gate
+            # A module would register a parameter as its own; a view of it is not one
+            block.gate = gate.view_as(gate)
         yield
     finally:
         for block in blocks:

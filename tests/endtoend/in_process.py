@@ -71,14 +71,22 @@ def train_with_stops(
     return first
 
 
-def assert_same_run(whole: Path, stopped: Path, first: dict[str, Tensor]) -> None:
-    """Files byte for byte, parameters bit for bit, and every one of these has moved."""
+def assert_same_figures(whole: Path, stopped: Path) -> None:
+    """Files byte for byte, parameters and buffers bit for bit."""
     for name in FILES:
+        assert (whole / name).exists() == (stopped / name).exists()
         if (whole / name).exists():
             assert (stopped / name).read_bytes() == (whole / name).read_bytes(), name
     states = [checkpoint.read(folder / "checkpoints" / "last.pt") for folder in (whole, stopped)]
     for part in ("sampler", "loader"):
         assert str(states[0][part]) == str(states[1][part])
+    for name, value in states[0]["model"].items():
+        assert torch.equal(states[1]["model"][name], value), name
+
+
+def assert_same_run(whole: Path, stopped: Path, first: dict[str, Tensor]) -> None:
+    """Likewise, and every one of the parameters has moved."""
+    assert_same_figures(whole, stopped)
+    state = checkpoint.read(whole / "checkpoints" / "last.pt")["model"]
     for name, before in first.items():
-        assert torch.equal(states[0]["model"][name], states[1]["model"][name])
-        assert not torch.equal(states[0]["model"][name], before), f"{name} never moved"
+        assert not torch.equal(state[name], before), f"{name} never moved"

@@ -131,8 +131,9 @@ def test_dropout_of_few_channels_keeps_every_token() -> None:
         (TextCNN, {"maps": 0}, r"maps=\[0\]"),
         (LSTM, {"layers": 0}, r"layers=\[0\]"),
         (LSTM, {"dropout": -0.1}, "dropout=-0.1"),
-        (Transformer, {"width": 20, "attention_heads": 3}, "width=20 must be even and a multiple"),
-        (Transformer, {"layers": 0}, r"layers=\[0\]"),
+        (Transformer, {"width": 20, "attention_heads": 3}, "width=20 must be a multiple of"),
+        (Transformer, {"width": 9, "attention_heads": 3}, "width=9 must be even"),
+        (Transformer, {"layers": 0}, "layers=0 must be 1 or more"),
     ],
 )
 def test_wrong_settings_are_refused(kind: Any, settings: dict[str, Any], message: str) -> None:
@@ -249,13 +250,13 @@ def test_block_is_torchs_encoder_layer() -> None:
     ).double()
     attention = theirs.self_attn
     pairs = [
-        (mine.queries_keys_values.weight, attention.in_proj_weight),
-        (mine.queries_keys_values.bias, attention.in_proj_bias),
-        *zip(mine.attended.parameters(), attention.out_proj.parameters(), strict=True),
-        *zip(mine.before_attention.parameters(), theirs.norm1.parameters(), strict=True),
-        *zip(mine.feedforward[0].parameters(), theirs.norm2.parameters(), strict=True),
-        *zip(mine.feedforward[1].parameters(), theirs.linear1.parameters(), strict=True),
-        *zip(mine.feedforward[3].parameters(), theirs.linear2.parameters(), strict=True),
+        (mine.attention.queries_keys_values.weight, attention.in_proj_weight),
+        (mine.attention.queries_keys_values.bias, attention.in_proj_bias),
+        *zip(mine.attention.attended.parameters(), attention.out_proj.parameters(), strict=True),
+        *zip(mine.attention.norm.parameters(), theirs.norm1.parameters(), strict=True),
+        *zip(mine.feedforward.layers[0].parameters(), theirs.norm2.parameters(), strict=True),
+        *zip(mine.feedforward.layers[1].parameters(), theirs.linear1.parameters(), strict=True),
+        *zip(mine.feedforward.layers[3].parameters(), theirs.linear2.parameters(), strict=True),
     ]
     with torch.no_grad():
         for one, other in pairs:

@@ -1,10 +1,13 @@
 """ResNet-50."""
 
-from mtlrun.models.backbones.resnet import Bottleneck, ResNet
+from mtlrun.models.backbones.residual_network import Bottleneck, ResidualNetwork
 
 
-class ResNet50(ResNet):
-    """ResNet-50 (He et al., CVPR 2016). See :class:`~mtlrun.models.backbones.resnet.ResNet`."""
+class ResNet50(ResidualNetwork):
+    """ResNet-50 (He et al., CVPR 2016, table 1).
+
+    See :class:`~mtlrun.models.backbones.residual_network.ResidualNetwork`.
+    """
 
     block = Bottleneck
     depths = (3, 4, 6, 3)

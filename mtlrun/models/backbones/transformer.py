@@ -5,10 +5,9 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from mtlrun.models.backbones.attention import EncoderBlock, expect_encoder
 from mtlrun.models.backbones.base import Backbone
-from mtlrun.models.checks import expect_probability, expect_widths
 from mtlrun.models.layers import only_tokens, token_mask
 from mtlrun.types import InputKind
 
@@ -18,8 +17,8 @@ class Transformer(Backbone):
 
     Stage 1 gives each word its vector, times sqrt(width), plus the sines of its position, so that
     a row may have any length. Each further stage is a block: x + attention(norm(x)), then
-    x + feed-forward(norm(x)), with GELU. Normalising inside the residual branch (Xiong et al., ICML
-    2020) trains without a warm-up. The last block ends in a normalisation.
+    x + feed-forward(norm(x)), see :mod:`~mtlrun.models.backbones.attention`. The last block ends in
+    a normalisation.
 
     Args:
         vocabulary: numbers that a token may have.
@@ -45,14 +44,15 @@ class Transformer(Backbone):
         feedforward: int = 256,
         dropout: float = 0.1,
     ) -> None:
-        counts = {"width": width, "layers": layers, "attention_heads": attention_heads}
-        for name, count in {**counts, "feedforward": feedforward}.items():
-            expect_widths(name, [count])
-        expect_probability("dropout", dropout)
-        if width % 2 or width % attention_heads:
-            raise ValueError(
-                f"width={width} must be even and a multiple of attention_heads={attention_heads}"
-            )
+        expect_encoder(
+            width=width,
+            attention_heads=attention_heads,
+            feedforward=feedforward,
+            dropout=dropout,
+            layers=layers,
+        )
+        if width % 2:
+            raise ValueError(f"width={width} must be even: positions are pairs of sine and cosine")
         stages: list[nn.Module] = [PlacedWords(vocabulary, width, dropout)]
         for number in range(layers):
             last = number == layers - 1
@@ -99,8 +99,8 @@ def sinusoids(length: int, like: Tensor) -> Tensor:
     return torch.stack([angles.sin(), angles.cos()], 2).flatten(1)
 
 
-class Block(nn.Module):
-    """Self-attention and a feed-forward part, each in a residual branch: [N, L, C] -> [N, L, C].
+class Block(EncoderBlock):
+    """A block for padded sequences: [N, L, C] -> [N, L, C], 0 at padding.
 
     Args:
         width: C.
@@ -113,34 +113,8 @@ class Block(nn.Module):
     def __init__(
         self, width: int, attention_heads: int, feedforward: int, dropout: float, last: bool
     ) -> None:
-        super().__init__()
-        self.attention_heads = attention_heads
-        self.before_attention = nn.LayerNorm(width)
-        self.queries_keys_values = nn.Linear(width, 3 * width)
-        self.attended = nn.Sequential(nn.Linear(width, width), nn.Dropout(dropout))
-        self.feedforward = nn.Sequential(
-            nn.LayerNorm(width),
-            nn.Linear(width, feedforward),
-            nn.GELU(),
-            nn.Linear(feedforward, width),
-            nn.Dropout(dropout),
-        )
-        self.final = nn.LayerNorm(width) if last else nn.Identity()
+        super().__init__(width, attention_heads, feedforward, dropout, last=last, padded=True)
 
     def forward(self, features: Tensor) -> Tensor:
         """A sequence, [N, L, C]."""
-        here = token_mask(features)
-        features = features + self.attended(self._attention(self.before_attention(features), here))
-        features = features + self.feedforward(features)
-        return only_tokens(self.final(features), here)
-
-    def _attention(self, features: Tensor, here: Tensor) -> Tensor:
-        """What each place gathers from the tokens of its row, [N, L, C]."""
-        rows, length, width = features.shape
-        joined = self.queries_keys_values(features)
-        parts = joined.view(rows, length, 3, self.attention_heads, -1).permute(2, 0, 3, 1, 4)
-        # A row without tokens has nothing to gather, and a softmax over nothing would be NaN
-        seen = (here | ~here.any(1, keepdim=True))[:, None, None]  # [N, 1, 1, L]
-        queries, keys, values = parts.unbind(0)
-        gathered = F.scaled_dot_product_attention(queries, keys, values, attn_mask=seen)
-        return gathered.transpose(1, 2).reshape(rows, length, width)
+        return only_tokens(super().forward(features), token_mask(features))

@@ -1,0 +1,105 @@
+"""What architectures have in common whose networks are held together by a penalty."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mtlrun.models.architectures.base import MakeBackbone, Pass
+from mtlrun.models.architectures.single_task import SingleTask
+from mtlrun.settings import check_not_negative
+from mtlrun.types import Structure
+
+
+class SoftSharing(SingleTask):
+    """One network a task, as in ``single_task``, and a term that all their weights enter.
+
+    The term is that of all networks in every step, whichever tasks take part in it. No parameter is
+    shared: a task's loss reaches its own network alone. With the weight 0 this is ``single_task``.
+
+    Args:
+        make_backbone: see :data:`~mtlrun.models.architectures.base.MakeBackbone`.
+        streams: for each stream its tasks.
+        reads: for each task the stages that its head reads.
+        term: the term's name.
+        weight: what it is multiplied by in the objective.
+        stages: whose weights enter the term, counted from 1; None for all.
+        dimensions: of a parameter, at least, to enter it.
+
+    Attributes:
+        corresponding: for each place in the network the parameters that the tasks have there.
+
+    Raises:
+        ValueError: the weight is below 0, or the stages are wrong or hold nothing to train.
+    """
+
+    def __init__(
+        self,
+        *,
+        make_backbone: MakeBackbone,
+        streams: Mapping[str, Sequence[str]],
+        reads: Mapping[str, Sequence[int]] | None,
+        term: str,
+        weight: float,
+        stages: Sequence[int] | None,
+        dimensions: int = 1,
+    ) -> None:
+        super().__init__(make_backbone=make_backbone, streams=streams, reads=reads)
+        check_not_negative(weight=weight)
+        chosen = _chosen(stages, len(self.reading.channels))
+        networks = [
+            [
+                parameter
+                for stage in chosen
+                for parameter in backbone.stages[stage].parameters()
+                if parameter.requires_grad and parameter.dim() >= dimensions
+            ]
+            for backbone in self.backbone_of.values()
+        ]
+        self.corresponding: list[tuple[nn.Parameter, ...]] = list(zip(*networks, strict=True))
+        if not self.corresponding and weight > 0:
+            raise ValueError(
+                f"architecture.stages={stages}: these stages have no weights that are trained and "
+                "could be held together. Use other stages, or architecture=single_task"
+            )
+        self.term = term
+        if weight > 0:
+            self.terms[term] = weight
+
+    def penalty(self) -> Tensor:
+        """The term's value, a scalar."""
+        raise NotImplementedError  # abstract
+
+    def with_terms(self, inputs: Mapping[str, Tensor], tasks: Sequence[str]) -> Pass:
+        """See :meth:`Architecture.with_terms`."""
+        return Pass(self.features(inputs, tasks), {self.term: self.penalty()} if self.terms else {})
+
+    @torch.no_grad()
+    def structure(self) -> list[Structure]:
+        """How far the tasks' networks are from each other, in the weights that the term is of."""
+        count = len(self.backbones)
+        squares = torch.zeros(count, count, device=next(self.parameters()).device)
+        for parameters in self.corresponding:
+            flat = torch.stack([parameter.flatten() for parameter in parameters]).float()
+            flat = flat - flat.mean(0)  # what they have in common would round the rest away
+            gramian = flat @ flat.T
+            lengths = gramian.diagonal()
+            squares += (lengths.unsqueeze(0) + lengths.unsqueeze(1) - 2 * gramian).clamp(min=0)
+        tasks = tuple(self.backbone_of)
+        return [Structure("distance", tasks, tasks, squares.fill_diagonal_(0).sqrt())]
+
+
+def _chosen(stages: Sequence[int] | None, count: int) -> list[int]:
+    """The stages that a setting names, counted from 0.
+
+    Raises:
+        ValueError: there is no such stage, or none is named.
+    """
+    if stages is None:
+        return list(range(count))
+    if not stages or not all(1 <= stage <= count for stage in stages):
+        raise ValueError(
+            f"architecture.stages={list(stages)}: this backbone has the stages 1 to {count}. "
+            "Use some of these, or null for all"
+        )
+    return sorted({stage - 1 for stage in stages})
