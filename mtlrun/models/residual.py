@@ -5,6 +5,9 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 
+Gate = Tensor | bool
+"""What a branch is multiplied by, a scalar; True and False for 1 and 0 that cost nothing."""
+
 
 class Residual(nn.Module):
     """``close(branch(x) + shortcut(x))``: a block that can be skipped.
@@ -12,11 +15,10 @@ class Residual(nn.Module):
     ``branch`` and ``shortcut`` read the same tensor, so neither changes it in place.
 
     Attributes:
-        gate: what the branch is multiplied by in this pass (a scalar tensor); None for 1. See
-            :func:`gated`.
+        gate: in this pass, see :func:`gated`.
     """
 
-    gate: Tensor | None = None
+    gate: Gate = True
 
     def branch(self, features: Tensor) -> Tensor:
         """What the block adds to its shortcut."""
@@ -32,8 +34,10 @@ class Residual(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Features behind the block."""
+        if self.gate is False:
+            return self.close(self.shortcut(features))
         branch = self.branch(features)
-        if self.gate is not None:
+        if self.gate is not True:
             branch = branch * self.gate
         return self.close(branch + self.shortcut(features))
 
@@ -59,13 +63,13 @@ def around_last_block(stage: nn.Module, features: Tensor) -> tuple[Tensor, Tenso
 
 
 @contextmanager
-def gated(blocks: Sequence[Residual], gates: Iterable[Tensor]) -> Iterator[None]:
-    """Passes inside see each block's branch times its gate."""
+def gated(blocks: Sequence[Residual], gates: Iterable[Gate]) -> Iterator[None]:
+    """Passes inside see each block's branch times its gate; where that is False, there is none."""
     try:
         for block, gate in zip(blocks, gates, strict=True):
             # A module would register a parameter as its own; a view of it is not one
-            block.gate = gate.view_as(gate)
+            block.gate = gate.view_as(gate) if isinstance(gate, Tensor) else gate
         yield
     finally:
         for block in blocks:
-            block.gate = None
+            block.gate = True

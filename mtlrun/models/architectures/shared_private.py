@@ -227,9 +227,10 @@ class SharedPrivate(HPS):
         return torch.stack(losses).sum()
 
     def task_parameters(self, task: str) -> list[nn.Parameter]:
-        """Those of the task's private backbone."""
+        """Those of the task's private backbone, and of shared stages that its head alone reads."""
         own = self.private_of.get(task)
-        return [] if own is None else list(own.parameters())
+        alone = super().task_parameters(task)
+        return alone if own is None else [*alone, *own.parameters()]
 
     def out_channels(self, task: str) -> int:
         """Channels of both backbones' features."""
