@@ -96,7 +96,7 @@ def test_gates_are_gone_after_an_error() -> None:
     blocks = [Tripled(), Tripled()]
     with pytest.raises(ValueError, match="shorter"), gated(blocks, [torch.tensor(0.0)]):
         pass
-    assert all(block.gate is None for block in blocks)
+    assert all(block.gate is True for block in blocks)
 
 
 def test_gates_are_captured_in_one_graph() -> None:
