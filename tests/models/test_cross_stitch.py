@@ -150,10 +150,11 @@ def test_rows_begin_with_the_sum_of_one_and_learn_faster() -> None:
     )
     expected = torch.tensor([[0.9, 0.05, 0.05], [0.05, 0.9, 0.05], [0.05, 0.05, 0.9]])
     assert torch.allclose(table.values, expected)
+    assert architecture.learning_rates() == []
+    architecture = build("cross_stitch", ONE_STREAM, after=[1], rate=100)
     ((units, factor),) = architecture.learning_rates()
-    assert factor == 10
+    assert factor == 100
     assert [id(p) for p in units] == [id(p) for p in architecture.units.parameters()]
-    assert build("cross_stitch", ONE_STREAM, rate=1).learning_rates() == []
 
 
 def test_behind_the_last_unit_a_column_is_its_tasks_own() -> None:

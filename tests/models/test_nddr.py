@@ -57,8 +57,7 @@ def test_the_first_weights_are_shown_as_they_are() -> None:
     assert [table.name for table in tables] == ["nddr/stage_1", "nddr/stage_2"]
     for table in tables:
         assert torch.allclose(table.values, expected)
-    ((_, factor),) = architecture.learning_rates()
-    assert factor == 10
+    assert architecture.learning_rates() == []
 
 
 def test_parameters_beside_those_of_single_task() -> None:

@@ -27,7 +27,7 @@ class CrossStitch(Columns):
     The paper begins with networks trained for each task alone: train ``architecture=single_task``
     first, and give its run as ``model.init_from``. It also gives alpha 100 to 1000 times the
     network's learning rate, under plain SGD. An Adam step is as large as its learning rate whatever
-    the gradient, so the default is 10; use 100 and more with SGD.
+    the gradient, so the default is 1; use 100 and more with SGD.
 
     The code of MTAN (Liu et al., CVPR 2019) has a baseline of this name with a vector of T weights
     for each layer, the same for all tasks. This is the paper's.
@@ -56,7 +56,7 @@ class CrossStitch(Columns):
         after: Sequence[int] | None = None,
         per_channel: bool = False,
         same: float = 0.9,
-        rate: float = 10.0,
+        rate: float = 1.0,
     ) -> None:
         expect_rate(rate)
         super().__init__(

@@ -42,7 +42,7 @@ class NDDR(Columns):
     The paper begins with networks trained for each task alone: train ``architecture=single_task``
     first, and give its run as ``model.init_from``. It gives the layers 100 times the network's
     learning rate, under SGD. An Adam step is as large as its learning rate whatever the gradient:
-    so the default is 10; use 100 with SGD.
+    so the default is 1; use 100 with SGD.
 
     With one task there is nothing to reduce, and the network is that of ``single_task``.
 
@@ -72,7 +72,7 @@ class NDDR(Columns):
         same: float = 0.9,
         shortcut: bool = False,
         activation: str = "relu",
-        rate: float = 10.0,
+        rate: float = 1.0,
     ) -> None:
         expect_rate(rate)
         super().__init__(
