@@ -340,6 +340,21 @@ def test_a_task_that_the_dataset_does_not_carry_is_named() -> None:
         build.dataset_and_tasks(config)
 
 
+class Mixed(Partial):
+    """Streams that carry tasks in another order than they are declared in."""
+
+    def __init__(self, *, carve_validation: bool = True) -> None:
+        super().__init__(carve_validation=carve_validation)
+        self.streams = {"y": ("b",), "x": ("a",)}
+
+
+def test_heads_and_networks_of_a_place_are_of_one_task() -> None:
+    config = partial_config(_target_=f"{HERE}Mixed")
+    config.architecture = {"_target_": "mtlrun.models.architectures.single_task.SingleTask"}
+    network = model_of(config)
+    assert network.tasks == tuple(network.architecture.stream_of) == ("b", "a")
+
+
 class Shared(Partial):
     """A task in two streams."""
 

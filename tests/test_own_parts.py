@@ -80,7 +80,12 @@ def test_the_readme_prints_the_example(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("group", "title"),
-    [("weighting", "Weightings"), ("dataset", "Datasets"), ("sampler", "Samplers")],
+    [
+        ("architecture", "Architectures"),
+        ("weighting", "Weightings"),
+        ("dataset", "Datasets"),
+        ("sampler", "Samplers"),
+    ],
 )
 def test_the_readme_names_every_choice(group: str, title: str) -> None:
     readme = (HERE.parent / "README.md").read_text()
@@ -89,3 +94,9 @@ def test_the_readme_names_every_choice(group: str, title: str) -> None:
     configs = (HERE.parent / "configs" / group).glob("*.yaml")
     for name in sorted(path.stem for path in configs):
         assert any(f"`{name}`" in line for line in table), name
+
+
+def test_the_readme_names_every_backbone() -> None:
+    readme = (HERE.parent / "README.md").read_text()
+    for path in (HERE.parent / "configs" / "backbone").glob("*.yaml"):
+        assert f"`{path.stem}`" in readme, path.stem

@@ -103,7 +103,7 @@ def _possible_tasks(config: Config) -> str:
 
 
 def dataset_and_tasks(config: Config) -> tuple[Dataset, dict[str, Task]]:
-    """The dataset, with the run's tasks only, and the tasks."""
+    """The dataset, with the run's tasks only, and the tasks, those of each stream together."""
     names = task_names(config)
     settings = {key: value for key, value in config.dataset.items() if key != "tasks"}
     carve = config.select_on == "validation"
@@ -128,13 +128,16 @@ def dataset_and_tasks(config: Config) -> tuple[Dataset, dict[str, Task]]:
                 f"{did_you_mean(member, carried)}"
             )
     dataset.select(list(declared_as))
+    # As an architecture names its parts: a head and a network of one place belong to one task
+    ordered = [task for tasks in dataset.streams.values() for task in tasks]
     if config.select_on == "validation" and "val" not in dataset.splits:
         raise UserError(
             "select_on=validation, and this dataset has no validation rows. Set dataset.validation "
             "to a fraction above 0, or select_on=test for the literature's protocol."
         )
     tasks: dict[str, Task] = {}
-    for member, name in declared_as.items():
+    for member in ordered:
+        name = declared_as[member]
         facts = {**dataset.facts.get(member, {}), "name": member}
         where, own, found = f"dataset.tasks.{name}", declared[name], facts.pop("kind", None)
         if "_target_" not in own:

@@ -55,7 +55,10 @@ def threads_of(setting: object, flops: float) -> int:
 
 
 def _cores() -> int:
-    return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
+    """The cores of this process, or as many as OMP_NUM_THREADS grants it where that is less."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    granted = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, min(cores, int(granted)) if granted.isdecimal() else cores)
 
 
 @contextmanager

@@ -64,3 +64,4 @@ class TermGradients:
             total = gradient if parameter.grad is None else parameter.grad + gradient
             # A new tensor in the parameter's memory order: fused optimizers do not look at strides
             parameter.grad = torch.empty_like(parameter).copy_(total)
+        self._gradients = [None] * len(self.parameters)  # not held until the next step

@@ -35,7 +35,9 @@ class Residual(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Features behind the block."""
         if self.gate is False:
-            return self.close(self.shortcut(features))
+            alone = self.shortcut(features)
+            # What closes a block may work in place, on a sum; here that would be the block's input
+            return self.close(alone.clone() if alone is features else alone)
         branch = self.branch(features)
         if self.gate is not True:
             branch = branch * self.gate

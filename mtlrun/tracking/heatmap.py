@@ -22,6 +22,8 @@ def heatmap(
 ) -> NDArray[np.uint8]:
     """A picture of a table, uint8 [height, width, 3]; the darkest shade is the largest size.
 
+    NaN and infinite values get no shade.
+
     Args:
         rows: their names.
         columns: their names.
@@ -37,18 +39,19 @@ def heatmap(
     for number, name in enumerate(columns):
         middle = left + cell[0] * (number + 0.5)
         draw.text((middle, CELL[1] / 2), _short(name), BLACK, font, anchor="mm")
-    scale = float(np.abs(values).max()) or 1.0
+    shares = np.where(np.isfinite(values), values, 0.0)
+    shares = shares / (np.abs(shares).max() or 1.0)
     for line, name in enumerate(rows):
         top = CELL[1] * (line + 1)
         draw.text((left - MARGIN, top + CELL[1] / 2), _short(name), BLACK, font, anchor="rm")
         for number in range(len(columns)):
-            value = float(values[line, number])
+            share = float(shares[line, number])
             corner = left + cell[0] * number
-            shade = _shade(value / scale)
+            shade = _shade(share)
             draw.rectangle((corner, top, corner + cell[0] - 2, top + CELL[1] - 2), fill=shade)
-            ink = WHITE if abs(value) / scale > 0.6 else BLACK
+            ink = WHITE if abs(share) > 0.6 else BLACK
             centre = (corner + cell[0] / 2, top + CELL[1] / 2)
-            draw.text(centre, f"{value:.3g}", ink, font, anchor="mm")
+            draw.text(centre, f"{values[line, number]:.3g}", ink, font, anchor="mm")
     return np.asarray(picture)
 
 

@@ -32,8 +32,12 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) 
 
 def test_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert threads_of("auto", SMALL_STEP / 2) == 1
     assert threads_of("auto", SMALL_STEP * 2) == 3
+    for granted, expected in (("2", 2), ("8", 3), ("0", 1), ("", 3)):
+        monkeypatch.setenv("OMP_NUM_THREADS", granted)
+        assert threads_of("auto", SMALL_STEP * 2) == expected
     assert threads_of(5, 0.0) == 5
     monkeypatch.delattr(os, "sched_getaffinity")
     assert module.threads_of("auto", SMALL_STEP * 2) >= 1

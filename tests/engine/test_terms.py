@@ -228,6 +228,16 @@ def test_the_files_have_their_means_and_weights() -> None:
     assert ledger.term_rows(3, 1) == []
 
 
+def test_no_gradient_is_held_between_steps() -> None:
+    model, tasks = model_with(WithTerms)
+    step = training_step(model, tasks, given(), "parameters")
+    step([toy_batch()], 0, 0)
+    held = [part for part in vars(step.backward.terms).values() if isinstance(part, list)]
+    parameters = {id(p) for p in model.parameters()}
+    for part in held:
+        assert all(tensor is None or id(tensor) in parameters for tensor in part)
+
+
 class Phases(Branched):
     """Trains its lower layer in odd steps, and everything else at ten times the rate."""
 

@@ -83,7 +83,7 @@ def trains(
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
     before = {name: parameter.detach().clone() for name, parameter in trained.items()}
     for number in range(MOST_STEPS):
-        present = rows.present if joint else (rows.present[(number // 2) % 2],)
+        present = rows.present if joint else (rows.present[number % 2],)
         batch: Batch = {STREAM: StreamBatch(rows.inputs, rows.targets, present)}
         figures = step([batch], min(number // 2, EPOCHS - 1), number)
         assert figures.nonfinite is None

@@ -6,6 +6,7 @@ from backbone_inputs import build, inputs_of, kind_of
 from torch import Tensor, nn
 
 from mtlrun.models.backbones.base import Backbone
+from mtlrun.models.backbones.residual_network import BasicBlock
 from mtlrun.models.residual import Residual, around_last_block, gated, residual_blocks
 
 BLOCKS = {
@@ -63,20 +64,22 @@ def test_gates_of_1_change_nothing_and_of_0_leave_the_shortcuts(name: str) -> No
         assert torch.equal(backbone(inputs), expected)  # the gates are gone
 
 
+@pytest.mark.parametrize("gate", [True, False])
 @pytest.mark.parametrize("name", BLOCKS)
-def test_no_block_changes_its_input_in_place(name: str) -> None:
+def test_no_block_changes_its_input_in_place(name: str, gate: bool) -> None:
     backbone = small(name).train()
-    given: list[tuple[Tensor, Tensor]] = []
+    blocks = residual_blocks(backbone)
+    given: list[tuple[Tensor, int]] = []
 
     def note(_: nn.Module, features: tuple[Tensor, ...]) -> None:
-        given.append((features[0], features[0].clone()))
+        given.append((features[0], features[0]._version))
 
-    for block in residual_blocks(backbone):
+    for block in blocks:
         block.register_forward_pre_hook(note)
-    with torch.no_grad():
+    with torch.no_grad(), gated(blocks, [gate] * len(blocks)):
         backbone(inputs_of(kind_of(name), 2))
     assert len(given) == BLOCKS[name]
-    assert all(torch.equal(features, before) for features, before in given)
+    assert all(features._version == before for features, before in given)
 
 
 def test_a_gate_is_a_factor_and_learns() -> None:
@@ -126,3 +129,13 @@ def test_a_stage_around_its_last_block() -> None:
         early, late = around_last_block(stage, features)
         assert early is late
         assert early.item() == 36
+
+
+def test_a_skipped_block_leaves_the_features_alone() -> None:
+    block = BasicBlock(4, 4, 1, (1, 1))
+    features = torch.randn(2, 4, 3, 3)
+    before = features.clone()
+    with gated([block], [False]):
+        output = block(features)
+    assert torch.equal(output, before.relu())
+    assert torch.equal(features, before)

@@ -118,3 +118,22 @@ def test_stages_that_are_not_there_are_refused() -> None:
         build("semifreddo", mix_after=[3])
     with pytest.raises(ValueError, match=r"mix_after=\[\] .*architecture=single_task"):
         build("semifreddo", mix_after=[])
+
+
+@pytest.mark.parametrize("backbone", ["mlp", "segnet"])
+def test_a_task_has_the_blends_that_its_head_sees(backbone: str) -> None:
+    reads = {"a": [1], "b": [2], "c": [1, 2]}
+    architecture = build("semifreddo", TWO_STREAMS, backbone, reads=reads)
+    assert [len(alpha) for alpha in architecture.alphas] == [1, 2, 2]
+    single = build("single_task", TWO_STREAMS, backbone, reads=reads)
+    inputs = inputs_of(TWO_STREAMS, backbone)
+    set_shares(architecture, -200.0)
+    for task, features in single(inputs, TASKS).items():
+        torch.testing.assert_close(architecture(inputs, TASKS)[task], features)
+    (table,) = architecture.structure()
+    assert table.columns == ("stage 1", "stage 2")
+    set_shares(architecture, 0.0)
+    (table,) = architecture.structure()
+    assert table.values.tolist() == [[0.5, 0.0], [0.5, 0.5], [0.5, 0.5]]
+    with pytest.raises(ValueError, match=r"the head of a reads stage 1 at the latest.* null"):
+        build("semifreddo", TWO_STREAMS, backbone, reads=reads, mix_after=[2])

@@ -163,3 +163,21 @@ def test_the_lengths_of_an_evaluation_are_shown() -> None:
         for part in (architecture.backbone, architecture.private_of["c"])
     ]
     torch.testing.assert_close(table.values[2], torch.stack(expected))
+
+
+@pytest.mark.parametrize("backbone", ["mlp", "segnet"])
+def test_no_backbone_goes_deeper_than_heads_read(backbone: str) -> None:
+    reads = {"a": [1], "b": [2], "c": [2]}
+    architecture = build("shared_private", TWO_STREAMS, backbone, reads=reads)
+    inputs = inputs_of(TWO_STREAMS, backbone)
+    made = architecture.with_terms(inputs, TASKS)
+    assert set(made.terms) == {"adversary", "orthogonality"}
+    for task, features in made.features.items():
+        parameters = architecture.task_parameters(task)
+        gradients = torch.autograd.grad(
+            features.square().sum(), parameters, retain_graph=True, allow_unused=True
+        )
+        assert parameters
+        assert all(gradient is not None for gradient in gradients)
+    (alone,) = architecture({"images": inputs["images"]}, ["a"]).values()
+    assert alone.shape == made.features["a"].shape

@@ -186,3 +186,23 @@ def test_wrong_settings_are_refused() -> None:
         build("soft_l2", ONE_STREAM, to="all")
     with pytest.raises(ValueError, match=r"architecture.form='cp'"):
         build("soft_trace_norm", ONE_STREAM, form="cp")
+
+
+def test_a_stage_ties_the_tasks_that_have_it() -> None:
+    reads = {"a": [1], "b": [2], "c": [1, 2]}
+    architecture = soft("soft_l2", reads=reads)
+    first, second = (
+        [torch.nn.utils.parameters_to_vector(b.stages[n].parameters()) for b in networks]
+        for n, networks in ((0, architecture.backbones), (1, architecture.backbones[1:]))
+    )
+    apart = [(first, 0, 1), (first, 0, 2), (first, 1, 2), (second, 0, 1)]
+    expected = sum((of[i] - of[j]).square().sum() for of, i, j in apart)
+    torch.testing.assert_close(architecture.penalty(), expected)
+    (table,) = architecture.structure()
+    both = (first[1] - first[2]).square().sum() + (second[0] - second[1]).square().sum()
+    torch.testing.assert_close(table.values[1, 2], both.sqrt().detach())
+    torch.testing.assert_close(table.values[0, 1], (first[0] - first[1]).norm().detach())
+    stacked = soft("soft_trace_norm", reads=reads).corresponding
+    assert [len(parameters) for parameters in stacked] == [3, 2]
+    with pytest.raises(ValueError, match="could be held together"):
+        build("soft_l2", TWO_STREAMS, reads={"a": [1], "b": [1]}, stages=[2])

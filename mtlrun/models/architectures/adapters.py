@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from mtlrun.models.architectures.base import Architecture, MakeBackbone
+from mtlrun.models.architectures.depth import behind_others, drop_unread, last_common_layer
 from mtlrun.models.architectures.reading import Reading
 from mtlrun.models.backbones.base import Backbone, Kept
 from mtlrun.settings import check_positive, check_whole
@@ -75,6 +76,7 @@ class Adapters(Architecture):
         self.reading = Reading(self.backbone, reads)
         self.last = {task: max(self.reading.of(task)) for task in self.stream_of}
         chosen = _chosen(stages, len(self.backbone.stages))
+        drop_unread(self.backbone, self.reading, list(self.stream_of))
         read = [stage for stage in chosen if stage <= max(self.last.values())]
         self.matrices = {
             s: found for s in read if (found := _matrices(self.backbone, s, embeddings))
@@ -164,17 +166,29 @@ class Adapters(Architecture):
     # -- parameters --------------------------------------------------------------------------------
 
     def shared_parameters(self) -> list[nn.Parameter]:
-        """The backbone's, then those of the update that all tasks have in common."""
+        """The backbone's, then those of the update that all tasks have in common; but for stages
+        that the head of one task alone reads."""
         common = [] if self.common is None else list(self.common.parameters())
-        return [*self.backbone.parameters(), *common]
+        alone = {id(p) for task in self.stream_of for p in self._read_alone(task)}
+        return [p for p in [*self.backbone.parameters(), *common] if id(p) not in alone]
 
     def task_parameters(self, task: str) -> list[nn.Parameter]:
-        """Those of the task's updates."""
-        return list(self.adapter_of[task].parameters())
+        """Those of the task's updates, and of the stages that its head alone reads."""
+        return [*self.adapter_of[task].parameters(), *self._read_alone(task)]
+
+    def _read_alone(self, task: str) -> list[nn.Parameter]:
+        """Of the stages that the task's head alone reads, with what `shared_rank` adds there."""
+        found = behind_others(self.backbone, self.reading, task, list(self.stream_of))
+        if self.common is not None:
+            matrices, alone = dict(self.backbone.named_parameters()), {id(p) for p in found}
+            trios = zip(self.common.names, self.common.down, self.common.up, strict=True)
+            for name, *pair in trios:
+                found += pair if id(matrices[name]) in alone else []
+        return found
 
     def last_shared_layer(self) -> list[nn.Parameter]:
-        """The backbone's last layer."""
-        return self.backbone.last_layer()
+        """The backbone's last layer that all heads' stages rest on."""
+        return last_common_layer(self.backbone, self.reading, list(self.stream_of))
 
     def out_channels(self, task: str) -> int:
         """Channels of the stages that the task's head reads."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mtlrun.models.architectures.base import MakeBackbone, Pass
+from mtlrun.models.architectures.depth import behind_others, drop_unread, last_common_layer
 from mtlrun.models.architectures.policies import (
     TABLE,
     check_numbers,
@@ -124,9 +125,11 @@ class AdaShare(Searching):
     ) -> None:
         check_numbers(temperature, decay, decay_steps, sparsity, sharing, rate)
         expect_choice("formulas", formulas, ("paper", "code"))
-        backbone = make_backbone(0)
-        trunk = SkippingTrunk(backbone, Reading(backbone, reads), input_kind, input_shape)
-        names, tasks = trunk.names, tuple(t for members in streams.values() for t in members)
+        backbone, tasks = make_backbone(0), tuple(t for its in streams.values() for t in its)
+        reading = Reading(backbone, reads)
+        depth = drop_unread(backbone, reading, tasks)
+        trunk = SkippingTrunk(backbone, reading, input_kind, input_shape, depth)
+        names = trunk.names
         if not names:
             raise ValueError(
                 "architecture=adashare skips residual blocks, and stages that give the shape that "
@@ -171,7 +174,12 @@ class AdaShare(Searching):
         """
         tasks, parameters = tuple(self.stream_of), list(self.backbone.parameters())
         if self.logits:
-            return [tasks] * len(parameters)
+            alone = {
+                id(p): (task,)
+                for task in tasks
+                for p in behind_others(self.backbone, self.reading, task, tasks)
+            }
+            return [alone.get(id(p), tasks) for p in parameters]
         looked_at = copy.deepcopy(self.trunk)
         looked_at.backbone.eval()
         wanted = list(looked_at.backbone.parameters())
@@ -284,23 +292,24 @@ class AdaShare(Searching):
     # -- parameters --------------------------------------------------------------------------------
 
     def shared_parameters(self) -> list[nn.Parameter]:
-        """Those of the backbone; with ``policy`` those that several tasks keep."""
-        parameters = list(self.backbone.parameters())
-        if self.logits:
-            return parameters
-        return [p for p, who in zip(parameters, self._owners, strict=True) if len(who) > 1]
+        """Those of the backbone that several heads read; with ``policy`` that several keep."""
+        owned = zip(self.backbone.parameters(), self._owners, strict=True)
+        if self.logits and len(self.stream_of) == 1:
+            return [parameter for parameter, _ in owned]
+        return [parameter for parameter, who in owned if len(who) > 1]
 
     def task_parameters(self, task: str) -> list[nn.Parameter]:
-        """The task's policy; with ``policy`` those of the backbone that it alone keeps."""
-        if self.logits:
-            return [self.logits[list(self.stream_of).index(task)]]
-        parameters = self.backbone.parameters()
-        return [p for p, who in zip(parameters, self._owners, strict=True) if who == (task,)]
+        """The task's policy, and what it alone reads or, with ``policy``, keeps."""
+        policy = [self.logits[list(self.stream_of).index(task)]] if self.logits else []
+        if self.logits and len(self.stream_of) == 1:
+            return policy
+        owned = zip(self.backbone.parameters(), self._owners, strict=True)
+        return [*policy, *(parameter for parameter, who in owned if who == (task,))]
 
     def last_shared_layer(self) -> list[nn.Parameter]:
         """The backbone's last layer, where all tasks keep it."""
         owners = dict(zip(map(id, self.backbone.parameters()), self._owners, strict=True))
-        last = self.backbone.last_layer()
+        last = last_common_layer(self.backbone, self.reading, list(self.stream_of))
         return [p for p in last if owners[id(p)] == tuple(self.stream_of)]
 
     def learning_rates(self) -> list[tuple[list[nn.Parameter], float]]:

@@ -161,8 +161,9 @@ class CARE(SharedExperts):
         return [*super().shared_parameters(), *(p for part in layers for p in part.parameters())]
 
     def task_parameters(self, task: str) -> list[nn.Parameter]:
-        """The task's context where it is learned."""
-        return [self.learned[self._number[task]]] if len(self.learned) else []
+        """The task's context where it is learned, and the stages that its head alone reads."""
+        context = [self.learned[self._number[task]]] if len(self.learned) else []
+        return [*context, *super().task_parameters(task)]
 
     def out_channels(self, task: str) -> int:
         """Channels of the stages that the task's head reads, and of the encoding beside them."""

@@ -205,6 +205,20 @@ def run_stem(backbone: Backbone, stem: int, inputs: Tensor, gate_input: GateInpu
     return Below(outputs, features, kept, gate_input(features))
 
 
+def expect_read(depth: int, stem: int) -> None:
+    """Raise a ValueError where no head reads what the experts give.
+
+    Args:
+        depth: number of stages up to the last that a head reads.
+        stem: number of stages before the experts.
+    """
+    if depth <= stem:
+        raise ValueError(
+            f"heads.stages: no head reads a stage behind stem={stem}, so that no expert is of use: "
+            "use later stages, a smaller stem, or architecture=hps"
+        )
+
+
 def expect_count(argument: str, value: int, lowest: int) -> None:
     """Raise a ValueError where ``value`` is less than ``lowest``."""
     if value < lowest:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mtlrun.models.architectures.base import MakeBackbone
+from mtlrun.models.architectures.depth import behind_others, drop_unread, last_common_layer
 from mtlrun.models.architectures.reading import Reading
 from mtlrun.models.architectures.searching import (
     FIXED,
@@ -100,18 +101,21 @@ class LTB(Searching):
         first, last = _phases(epochs, warmup_epochs, fixed_epochs)
         tasks = [task for members in streams.values() for task in members]
         backbones = [make_backbone(copy) for copy in range(len(tasks))]
-        levels = len(backbones[0].stages) - (1 if leaves == "own" else 0)
+        reading = Reading(backbones[0], reads)
+        depth = max(drop_unread(backbone, reading, tasks) for backbone in backbones)
+        levels = depth - (1 if leaves == "own" else 0)
         if levels == 0:
             raise ValueError(
-                f"architecture=ltb with leaves=own: backbone {type(backbones[0]).__name__} has one "
-                "stage, each task has its own copy of it, and there is nothing to pick. Use "
+                "architecture=ltb with leaves=own: heads read one stage of backbone "
+                f"{type(backbones[0]).__name__}, each task has its own copy of it, and there is "
+                "nothing to pick. Use "
                 "leaves=picked, a backbone with more stages, or architecture=single_task"
             )
         found = torch.zeros(levels, len(tasks), dtype=torch.long)
         super().__init__(streams=streams, search_from=first, fixed_from=last, found=found)
         self.backbones = nn.ModuleList(backbones)
         self.copies: list[Backbone] = backbones
-        self.reading = Reading(backbones[0], reads)
+        self.reading, self._last = reading, depth - 1
         self._read = {stage for task in tasks for stage in self.reading.of(task)}
         self._own_leaves = leaves == "own"
         square = (len(tasks), len(tasks))  # children, parents
@@ -185,7 +189,7 @@ class LTB(Searching):
         """
         places = [place for place, task in enumerate(self.stream_of) if task in tasks]
         everyone = list(range(len(self.copies)))
-        last = len(self.copies[0].stages) - 1
+        last = self._last
         branches = {copy: self._grown(copy, 0, _Branch(inputs, {}, {})) for copy in everyone}
         for stage in range(1, last + 1):
             wanted = places if self._own_leaves and stage == last else everyone
@@ -202,7 +206,7 @@ class LTB(Searching):
 
     def _along_tree(self, inputs: Tensor, tasks: Sequence[str]) -> dict[str, Tensor]:
         """What the heads read, on the branches of the fixed tree that they need."""
-        last = len(self.copies[0].stages) - 1
+        last = self._last
         grown: dict[tuple[int, int], _Branch] = {}
 
         def branch(stage: int, copy: int) -> _Branch:
@@ -231,7 +235,7 @@ class LTB(Searching):
         found: dict[str, Tensor] = {}
         for task in tasks:
             its = branch(places[task])
-            stages = range(len(self.copies[0].stages))
+            stages = range(self._last + 1)
             found[task] = self.reading(task, [its.read.get(n, its.features) for n in stages])
         return found
 
@@ -285,23 +289,37 @@ class LTB(Searching):
     # -- parameters --------------------------------------------------------------------------------
 
     def shared_parameters(self) -> list[nn.Parameter]:
-        """All stages, with ``leaves=own`` without the last, and the logits of their copies."""
+        """All stages and the logits of their copies, but for stages of one task: with
+        ``leaves=own`` the last, and those that its head alone reads."""
         own = {id(p) for task in self.stream_of for p in self.task_parameters(task)}
+        own |= {id(p) for leaf in self._leaves() for p in leaf}
         return [p for p in self.parameters() if id(p) not in own]
 
+    def _leaves(self) -> list[list[nn.Parameter]]:
+        """The parameters of each task's own copy of the last stage; none where it has none."""
+        leaves = [list(copy.stages[self._last].parameters()) for copy in self.copies]
+        return leaves if self._own_leaves else [[] for _ in leaves]
+
     def task_parameters(self, task: str) -> list[nn.Parameter]:
-        """The logits of the task's choice; with ``leaves=own`` also its copy of the last stage."""
-        place = list(self.stream_of).index(task)
-        leaf = self.copies[place].stages[-1].parameters() if self._own_leaves else ()
-        return [self.own_logits[place], *leaf]
+        """The logits of the task's choice, and the stages that it alone reads."""
+        tasks = list(self.stream_of)
+        place, leaves = tasks.index(task), self._leaves()
+        leaf = leaves[place] if self.reading.deepest([task]) == self._last else []
+        known = {id(p) for each in leaves for p in each}
+        behind = [behind_others(copy, self.reading, task, tasks) for copy in self.copies]
+        alone = [p for stages in behind for p in stages if id(p) not in known]
+        return [self.own_logits[place], *leaf, *alone]
 
     def last_shared_layer(self) -> list[nn.Parameter]:
-        """The last layer of the last stage that may be shared, in all copies."""
-        if not self._own_leaves:
-            return [weight for backbone in self.copies for weight in backbone.last_layer()]
+        """The last layer, in all copies, that all tasks may share."""
+        tasks = list(self.stream_of)
+        common = min(self.reading.deepest([task]) for task in tasks)
+        if not self._own_leaves or common < self._last:
+            layers = [last_common_layer(copy, self.reading, tasks) for copy in self.copies]
+            return [weight for layer in layers for weight in layer]
         matrices = [
-            [p for stage in backbone.stages[:-1] for p in stage.parameters() if p.dim() >= 2]
-            for backbone in self.copies
+            [p for p in copy.stages[: self._last].parameters() if p.dim() >= 2]
+            for copy in self.copies
         ]
         return [weight for mine in matrices for weight in mine[-1:]]
 

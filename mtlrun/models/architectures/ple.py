@@ -1,18 +1,20 @@
 """Progressive layered extraction."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from mtlrun.models.architectures.base import Architecture, MakeBackbone
+from mtlrun.models.architectures.depth import drop_unread, last_common_layer
 from mtlrun.models.architectures.experts import (
     Below,
     GateInput,
     SoftmaxGate,
     Usage,
     expect_count,
+    expect_read,
     mixed,
     run_stages,
     run_stem,
@@ -63,7 +65,7 @@ class Level(nn.Module):
         Args:
             task: whose gate it is.
             read: by the gate, [N, size].
-            noted: whether the rows are of the task's stream, and count for the table.
+            noted: whether the rows are of the task's stream, and its head reads on from here.
         """
         weights: Tensor = self.gate_of[task](read)
         if noted:
@@ -95,7 +97,8 @@ class PLE(Architecture):
 
     Through the gate that mixes all, a task's experts (but for the last level's) reach the other
     tasks, and are shared parameters: a task's own are those of its last level, and its gates in the
-    last two. Each stream runs through the experts of all tasks therefore, but for the last level.
+    last two, where all heads read the last level. Each stream runs through the experts of all tasks
+    therefore, but for the last level.
 
     Args:
         make_backbone: see :data:`~mtlrun.models.architectures.base.MakeBackbone`.
@@ -133,6 +136,10 @@ class PLE(Architecture):
         copies = [make_backbone(n) for n in range(shared_experts + task_experts * len(tasks))]
         self._alone = len(copies) == 1
         self.stem = stem_stages(stem, copies[0], input_kind, reads_input=not self._alone)
+        self.reading = Reading(copies[0], reads)
+        for copy in copies:
+            depth = drop_unread(copy, self.reading, tasks)
+        expect_read(depth, self.stem)
         for copy in copies[1:]:
             copy.drop(range(self.stem))
         self.experts = nn.ModuleList(copies)
@@ -142,9 +149,8 @@ class PLE(Architecture):
             task: range(shared_experts + n * task_experts, shared_experts + (n + 1) * task_experts)
             for n, task in enumerate(tasks)
         }
-        self.reading = Reading(copies[0], reads)
         self.gate_input = GateInput(self.stem, copies[0], input_shape)
-        groups = cut(levels, self.stem, len(copies[0].stages))
+        groups = cut(levels, self.stem, depth)
         made: list[Level] = []
         for number, stages in enumerate(groups):
             size = self.reading.channels[stages.start - 1] if number else self.gate_input.size
@@ -169,7 +175,9 @@ class PLE(Architecture):
         for stream in dict.fromkeys(self.stream_of[task] for task in tasks):
             here = [task for task in tasks if self.stream_of[task] == stream]
             if self._alone:
-                found |= self.reading.shared(here, stage_outputs(self._copies[0], inputs[stream]))
+                deepest = self.reading.deepest(here)
+                outputs = stage_outputs(self._copies[0], inputs[stream], deepest)
+                found |= self.reading.shared(here, outputs)
             else:
                 found |= self._extracted(inputs[stream], here)
         return {task: found[task] for task in tasks}
@@ -187,7 +195,8 @@ class PLE(Architecture):
             end = level.stages[-1]
             before, paths = paths, {}
             for task in [*running, wanted][number + 1]:
-                weights = level.weights(task, gate_reads(before[task]), task in wanted)
+                noted = task in wanted and self.reading.deepest([task]) >= level.stages.start
+                weights = level.weights(task, gate_reads(before[task]), noted)
                 experts = [made[expert] for expert in (*self._shared, *self._own[task])]
                 read = self.reading.of(task) if task in wanted else ()
                 mixture = self._mixture(level, weights, experts, {end, *read})
@@ -243,25 +252,57 @@ class PLE(Architecture):
     # -- parameters --------------------------------------------------------------------------------
 
     def shared_parameters(self) -> list[nn.Parameter]:
-        """All but those of the tasks, see the class."""
-        of_tasks = {id(p) for task in self._own for p in self.task_parameters(task)}
-        return [parameter for parameter in self.parameters() if id(parameter) not in of_tasks]
+        """Those that several tasks reach, see the class."""
+        reach = self._reach()
+        return [p for p in self.parameters() if len(reach[id(p)]) > 1]
 
     def task_parameters(self, task: str) -> list[nn.Parameter]:
-        """The task's experts of the last level, and its gates that reach no shared path."""
-        start = self._levels[-1].stages.start if len(self._levels) > 1 else 0
-        copies = [self._copies[expert] for expert in self._own[task]]
-        experts = [
-            p for copy in copies for stage in copy.stages[start:] for p in stage.parameters()
-        ]
-        # A gate gives what the task's experts of the next level read, which others may mix
-        first = max(len(self._levels) - 2, 0) if self._own[task] else 0
-        gates = [level.gate_of[task] for level in self._levels[first:]]
-        return experts + [parameter for gate in gates for parameter in gate.parameters()]
+        """The task's experts of the last level, and its gates that reach no shared path; and the
+        stages that its head alone reads."""
+        reach = self._reach()
+        return [p for p in self.parameters() if reach[id(p)] == {task}]
+
+    def _reach(self) -> dict[int, set[str | None]]:
+        """For each parameter, by its id, the tasks whose losses reach it.
+
+        A task alone has company by None, so that what it could share is shared.
+        """
+        depth: dict[str | None, int] = {t: self.reading.deepest([t]) for t in self._own}
+        if len(depth) == 1:
+            depth[None] = max(depth.values())
+        found: dict[int, set[str | None]] = {id(p): set() for p in self.parameters()}
+
+        def note(module: nn.Module, tasks: Iterable[str | None]) -> None:
+            for parameter in module.parameters():
+                found[id(parameter)].update(tasks)
+
+        def from_on(stage: int) -> set[str | None]:
+            return {task for task, deepest in depth.items() if deepest >= stage}
+
+        for expert in self._shared:
+            for stage, module in enumerate(self._copies[expert].stages):
+                note(module, from_on(stage))
+        for number, level in enumerate(self._levels):
+            beyond = from_on(level.stages.stop)  # by the gate that mixes all
+            if level.shared_gate is not None:
+                note(level.shared_gate, beyond)
+            following = self._levels[number + 1 : number + 2]
+            for task, experts in self._own.items():
+                for stage in level.stages:
+                    for expert in experts:
+                        module = self._copies[expert].stages[stage]
+                        note(module, beyond | (from_on(stage) & {task}))
+                gate = level.gate_of[task]
+                note(gate, from_on(level.stages.start) & {task})
+                # It gives what the task's experts of the next level read, which others may mix
+                note(gate, from_on(following[0].stages.stop) if following and experts else ())
+        return found
 
     def last_shared_layer(self) -> list[nn.Parameter]:
-        """The last layer of each shared expert."""
-        return [weight for e in self._shared for weight in self._copies[e].last_layer()]
+        """The last layer of each shared expert that all tasks read."""
+        copies, tasks = [self._copies[expert] for expert in self._shared], list(self._own)
+        layers = [last_common_layer(copy, self.reading, tasks) for copy in copies]
+        return [weight for layer in layers for weight in layer]
 
     # -- what heads read ---------------------------------------------------------------------------
 
@@ -292,7 +333,7 @@ def cut(levels: int | Sequence[int] | None, stem: int, stages: int) -> list[rang
         levels: how many, the first being longer where they cannot be equal; or the stages of each;
             None for 2, or 1 where there is one stage only.
         stem: stages before.
-        stages: of the backbone.
+        stages: of the backbone, up to the last that a head reads.
 
     Raises:
         ValueError: they cannot be cut so.

@@ -44,9 +44,10 @@ class Semifreddo(SingleTask):
         streams: for each stream its tasks.
         reads: for each task the stages that its head reads, behind the blend.
         mix_after: the stages after which features are blended, counted from 1; None for all.
+            A task has those that are no later than what its head reads.
 
     Raises:
-        ValueError: ``mix_after`` names no stage, or one that is not there.
+        ValueError: ``mix_after`` names no stage, one that is not there, or none that a head sees.
     """
 
     def __init__(
@@ -60,10 +61,23 @@ class Semifreddo(SingleTask):
         super().__init__(make_backbone=make_backbone, streams=streams, reads=reads)
         self.backbone = make_backbone(0).requires_grad_(False).eval()
         count = len(self.backbone.stages)
-        self.mixed = _mixed(mix_after, count)
+        mixed = _mixed(mix_after, count)
+        # For each task the stages that are blended; those behind what its head reads are not made
+        self.mixed_of = {
+            task: [stage for stage in mixed if stage <= self.reading.deepest([task])]
+            for task in self.stream_of
+        }
+        for task, stages in self.mixed_of.items():
+            if not stages:
+                raise ValueError(
+                    f"architecture.mix_after={[stage + 1 for stage in mixed]}: the head of {task} "
+                    f"reads stage {self.reading.deepest([task]) + 1} at the latest, and would get "
+                    "nothing of the frozen core. Use earlier stages, or null for all"
+                )
+        self.mixed = [stage for stage in mixed if stage <= self.reading.deepest([*self.stream_of])]
         self.backbone.drop(range(self.mixed[-1] + 1, count))
         # For each task a for each of its blends; features start half frozen, half trainable
-        self.alphas = nn.ParameterList(torch.zeros(len(self.mixed)) for _ in self.stream_of)
+        self.alphas = nn.ParameterList(torch.zeros(len(own)) for own in self.mixed_of.values())
         self.alpha_of: dict[str, Tensor] = dict(zip(self.stream_of, self.alphas, strict=True))
 
     def train(self, mode: bool = True) -> Self:
@@ -74,11 +88,11 @@ class Semifreddo(SingleTask):
 
     def features(self, inputs: Mapping[str, Tensor], tasks: Sequence[str]) -> dict[str, Tensor]:
         """See :meth:`Architecture.features`."""
-        with torch.no_grad():
-            frozen = {
-                stream: run_stages(self.backbone, range(self.mixed[-1] + 1), inputs[stream], {})
-                for stream in dict.fromkeys(self.stream_of[task] for task in tasks)
-            }
+        frozen: dict[str, list[Tensor]] = {}
+        for stream in dict.fromkeys(self.stream_of[task] for task in tasks):
+            last = max(self.mixed_of[task][-1] for task in tasks if self.stream_of[task] == stream)
+            with torch.no_grad():
+                frozen[stream] = run_stages(self.backbone, range(last + 1), inputs[stream], {})
         found: dict[str, Tensor] = {}
         for task in tasks:
             stream = self.stream_of[task]
@@ -91,10 +105,11 @@ class Semifreddo(SingleTask):
         outputs: list[Tensor] = []
         kept: Kept = {}
         features = inputs
-        for stage, layout in enumerate(backbone.layouts):
+        mixed = self.mixed_of[task]
+        for stage, layout in enumerate(backbone.layouts[: self.reading.deepest([task]) + 1]):
             features = backbone.step(stage, features, kept)
-            if stage in self.mixed:
-                share = shares[self.mixed.index(stage)].to(features.dtype)
+            if stage in mixed:
+                share = shares[mixed.index(stage)].to(features.dtype)
                 mixture = features + share * (frozen[stage] - features)
                 (features,) = with_padding_of(frozen[stage], [mixture], layout)
             outputs.append(features)
@@ -106,8 +121,11 @@ class Semifreddo(SingleTask):
         return [*super().task_parameters(task), alphas]
 
     def structure(self) -> list[Structure]:
-        """The share of the frozen core in each task's features, after each blended stage."""
-        shares = torch.stack([alpha.detach().sigmoid() for alpha in self.alphas])
+        """The share of the frozen core in each task's features, after each blended stage; 0 after
+        those that the task has not."""
+        shares = torch.zeros(len(self.alphas), len(self.mixed), device=self.alphas[0].device)
+        for row, alpha in zip(shares, self.alphas, strict=True):
+            row[: len(alpha)] = alpha.detach().sigmoid()
         stages = tuple(f"stage {stage + 1}" for stage in self.mixed)
         return [Structure("frozen_share", tuple(self.stream_of), stages, shares)]
 

@@ -6,11 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from mtlrun.models.architectures.base import Architecture, MakeBackbone
+from mtlrun.models.architectures.depth import behind_others, drop_unread, last_common_layer
 from mtlrun.models.architectures.experts import (
     Below,
     GateInput,
     Usage,
     expect_count,
+    expect_read,
     mixed,
     run_stages,
     run_stem,
@@ -62,11 +64,14 @@ class SharedExperts(Architecture):
         copies = [make_backbone(number) for number in range(experts)]
         reads_input = gates_read and experts > 1
         self.stem = stem_stages(stem, copies[0], input_kind, reads_input)
+        self.reading = Reading(copies[0], reads)
+        for copy in copies:
+            depth = drop_unread(copy, self.reading, list(self.stream_of))
+        expect_read(depth, self.stem)
         for copy in copies[1:]:
             copy.drop(range(self.stem))
         self.experts = nn.ModuleList(copies)
         self._experts: tuple[Backbone, ...] = tuple(copies)
-        self.reading = Reading(copies[0], reads)
         self.gate_input = GateInput(self.stem, copies[0], input_shape)
         self.gates = nn.ModuleList()
         tasks = list(self.stream_of)
@@ -110,7 +115,7 @@ class SharedExperts(Architecture):
         found: dict[str, Tensor] = {}
         for stream, stem in below.items():
             here = [task for task in tasks if self.stream_of[task] == stream]
-            stages = range(self.stem, len(self.reading.channels))
+            stages = range(self.stem, self.reading.deepest(here) + 1)
             outputs = [
                 run_stages(expert, stages, stem.features, dict(stem.kept))
                 for expert in self._experts
@@ -124,8 +129,9 @@ class SharedExperts(Architecture):
                 if stage >= self.stem
             }
             for task in here:
-                number, rows = self._number[task], len(stem.features)
-                self.usage.note(number, weights[task], rows, [range(len(outputs))])
+                if self.mixes(task):
+                    number, rows = self._number[task], len(stem.features)
+                    self.usage.note(number, weights[task], rows, [range(len(outputs))])
                 # Stages that its head does not read stay as the first expert's
                 read = stem.outputs + outputs[0]
                 for stage in self.reading.of(task):
@@ -136,16 +142,30 @@ class SharedExperts(Architecture):
         return {task: found[task] for task in tasks}
 
     def shared_parameters(self) -> list[nn.Parameter]:
-        """All parameters of the experts, the stem's first."""
-        return list(self.experts.parameters())
+        """Those of the experts, the stem's first, but for stages that one task alone reads."""
+        alone = {id(p) for task in self.stream_of for p in self._read_alone(task)}
+        return [p for p in self.experts.parameters() if id(p) not in alone]
 
     def task_parameters(self, task: str) -> list[nn.Parameter]:
-        """The task's gate."""
-        return list(self.gates[self._number[task]].parameters()) if self.gates else []
+        """The task's gate, and the experts' stages that its head alone reads."""
+        gate = self.gates[self._number[task]] if self.gates and self.mixes(task) else nn.Identity()
+        return [*gate.parameters(), *self._read_alone(task)]
+
+    def mixes(self, task: str) -> bool:
+        """Whether the task's head reads what experts give, or the stem alone."""
+        return self.reading.deepest([task]) >= self.stem
+
+    def _read_alone(self, task: str) -> list[nn.Parameter]:
+        """The parameters of the experts' stages that the task's head alone reads."""
+        tasks = list(self.stream_of)
+        found = [behind_others(expert, self.reading, task, tasks) for expert in self._experts]
+        return [parameter for stages in found for parameter in stages]
 
     def last_shared_layer(self) -> list[nn.Parameter]:
-        """The last layer of each expert."""
-        return [weight for expert in self._experts for weight in expert.last_layer()]
+        """The last layer of each expert that all tasks read."""
+        tasks = list(self.stream_of)
+        layers = [last_common_layer(expert, self.reading, tasks) for expert in self._experts]
+        return [weight for layer in layers for weight in layer]
 
     def out_channels(self, task: str) -> int:
         """Channels of the stages that the task's head reads."""

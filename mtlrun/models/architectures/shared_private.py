@@ -113,8 +113,9 @@ class SharedPrivate(HPS):
         self.private_of: dict[str, Backbone] = (
             {task: make_backbone(1) for task in self.stream_of} if private else {}
         )
-        for backbone in self.private_of.values():
-            backbone.drop(range(self.stem))
+        for task, backbone in self.private_of.items():
+            beyond = range(self.reading.deepest([task]) + 1, len(backbone.stages))
+            backbone.drop([*range(self.stem), *beyond])  # nobody reads these
         self.backbones = nn.ModuleList(self.private_of.values())
         if ADVERSARY in self.terms:
             width = sum(self.reading.channels[stage] for stage in self.stages)
@@ -161,7 +162,9 @@ class SharedPrivate(HPS):
 
     def with_terms(self, inputs: Mapping[str, Tensor], tasks: Sequence[str]) -> Pass:
         """See :meth:`Architecture.with_terms`."""
-        passes = self._shared(inputs, tasks)
+        # The discriminator reads what any head of any task reads
+        deepest = self.stages[-1] if ADVERSARY in self.terms else None
+        passes = self._shared(inputs, tasks, deepest)
         shared, private = self._both(tasks, passes)
         found = Pass(self._joined(shared, private))
         if ADVERSARY in self.terms:
@@ -175,15 +178,25 @@ class SharedPrivate(HPS):
             found.terms[ORTHOGONALITY] = torch.stack(parts).sum()
         return found
 
-    def _shared(self, inputs: Mapping[str, Tensor], tasks: Sequence[str]) -> dict[str, _SharedPass]:
-        """For each stream of the tasks its pass through the shared backbone."""
+    def _shared(
+        self, inputs: Mapping[str, Tensor], tasks: Sequence[str], deepest: int | None = None
+    ) -> dict[str, _SharedPass]:
+        """For each stream of the tasks its pass through the shared backbone.
+
+        Args:
+            inputs: see :meth:`Architecture.features`.
+            tasks: likewise.
+            deepest: the last stage wanted, counted from 0; None is what the tasks' heads read.
+        """
         passes: dict[str, _SharedPass] = {}
         for stream in dict.fromkeys(self.stream_of[task] for task in tasks):
+            here = [task for task in tasks if self.stream_of[task] == stream]
+            last = self.reading.deepest(here) if deepest is None else deepest
             kept: Kept = {}
             stem = run_stages(self.backbone, range(self.stem), inputs[stream], kept)
             features = stem[-1] if stem else inputs[stream]
             left = dict(kept)
-            behind = range(self.stem, len(self.backbone.stages))
+            behind = range(self.stem, last + 1)
             outputs = [*stem, *run_stages(self.backbone, behind, features, kept)]
             passes[stream] = _SharedPass(features, left, outputs)
         return passes
@@ -199,7 +212,7 @@ class SharedPrivate(HPS):
         private: dict[str, Tensor] = {}
         for task in tasks if self.private_of else ():
             found, backbone = passes[self.stream_of[task]], self.private_of[task]
-            behind = range(self.stem, len(backbone.stages))
+            behind = range(self.stem, self.reading.deepest([task]) + 1)
             own = run_stages(backbone, behind, found.features, dict(found.kept))
             private[task] = self.reading(task, [*found.outputs[: self.stem], *own])
         return {task: shared[task] for task in tasks}, private

@@ -52,6 +52,7 @@ class SkippingTrunk:
         reading: which stages heads read.
         input_kind: of the inputs.
         input_shape: likewise, without the batch.
+        depth: number of stages up to the last that a head reads; None for all.
     """
 
     def __init__(
@@ -60,13 +61,15 @@ class SkippingTrunk:
         reading: Reading,
         input_kind: InputKind,
         input_shape: Sequence[int],
+        depth: int | None = None,
     ) -> None:
         self.backbone = backbone
         self.reading = reading
         self.places: list[Place | None] = []
         self.names: tuple[str, ...] = ()
-        whole = _same_shape(backbone, example(input_kind, input_shape))
-        for number, stage in enumerate(backbone.stages):
+        depth = len(backbone.stages) if depth is None else depth
+        whole = _same_shape(backbone, example(input_kind, input_shape), depth)
+        for number, stage in enumerate(backbone.stages[:depth]):
             blocks = tuple(residual_blocks(stage))
             names = tuple(f"{number + 1}.{place + 1}" for place in range(len(blocks)))
             if number in whole:
@@ -84,7 +87,7 @@ class SkippingTrunk:
             gates: for each task of it one gate a block.
         """
         groups = [_Group(tuple(gates), inputs, {}, ())]
-        for number in range(len(self.backbone.stages)):
+        for number in range(len(self.places)):
             groups = [part for group in groups for part in self._step(number, group, gates)]
         found: dict[str, Tensor] = {}
         for group in groups:
@@ -136,11 +139,11 @@ def example(input_kind: InputKind, input_shape: Sequence[int]) -> Tensor:
     return torch.zeros(1, *input_shape)
 
 
-def _same_shape(backbone: Backbone, inputs: Tensor) -> set[int]:
+def _same_shape(backbone: Backbone, inputs: Tensor, depth: int) -> set[int]:
     """Stages without residual blocks that can be left out, as they give what they take."""
     candidates = {
         number
-        for number in range(1, len(backbone.stages))
+        for number in range(1, depth)
         if backbone.channels[number] == backbone.channels[number - 1]
         and backbone.layouts[number] == backbone.layouts[number - 1]
         and not residual_blocks(backbone.stages[number])
@@ -151,7 +154,7 @@ def _same_shape(backbone: Backbone, inputs: Tensor) -> set[int]:
     looked_at = copy.deepcopy(backbone).eval()
     features, kept = inputs, Kept()
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        for number in range(len(backbone.stages)):
+        for number in range(depth):
             before, left = features.shape, len(kept)
             features = looked_at.step(number, features, kept)
             # What a stage leaves for later ones would be missing there

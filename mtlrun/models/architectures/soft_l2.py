@@ -62,8 +62,9 @@ class SoftL2(SoftSharing):
 
     def penalty(self) -> Tensor:
         """The sum of the squared distances."""
-        total = torch.stack([spread(parameters) for parameters in self.corresponding]).sum()
-        return total * len(self.backbones) if self.distances == "pairs" else total
+        pairs = self.distances == "pairs"  # their sum is so many times that from the mean
+        spreads = [spread(p) * (len(p) if pairs else 1) for p in self.corresponding]
+        return torch.stack(spreads).sum()
 
 
 def spread(parameters: Sequence[Tensor]) -> Tensor:

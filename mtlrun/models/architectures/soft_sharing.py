@@ -27,7 +27,8 @@ class SoftSharing(SingleTask):
         dimensions: of a parameter, at least, to enter it.
 
     Attributes:
-        corresponding: for each place in the network the parameters that the tasks have there.
+        corresponding: for each place in the network the parameters that the tasks have there; a
+            task whose head reads earlier stages alone has none in later ones.
 
     Raises:
         ValueError: the weight is below 0, or the stages are wrong or hold nothing to train.
@@ -47,16 +48,26 @@ class SoftSharing(SingleTask):
         super().__init__(make_backbone=make_backbone, streams=streams, reads=reads)
         check_not_negative(weight=weight)
         chosen = _chosen(stages, len(self.reading.channels))
-        networks = [
-            [
-                parameter
-                for stage in chosen
-                for parameter in backbone.stages[stage].parameters()
-                if parameter.requires_grad and parameter.dim() >= dimensions
+        self.corresponding: list[tuple[nn.Parameter, ...]] = []
+        self._holders: list[list[int]] = []  # the tasks, by number, that each place is of
+        networks_of = list(self.backbone_of.values())
+        for stage in chosen:
+            holders = [
+                n for n, t in enumerate(self.backbone_of) if self.reading.deepest([t]) >= stage
             ]
-            for backbone in self.backbone_of.values()
-        ]
-        self.corresponding: list[tuple[nn.Parameter, ...]] = list(zip(*networks, strict=True))
+            if len(holders) < min(2, len(self.backbone_of)):
+                continue  # one task's stage is tied to no other's
+            networks = [
+                [
+                    parameter
+                    for parameter in networks_of[number].stages[stage].parameters()
+                    if parameter.requires_grad and parameter.dim() >= dimensions
+                ]
+                for number in holders
+            ]
+            places = list(zip(*networks, strict=True))
+            self.corresponding += places
+            self._holders += [holders] * len(places)
         if not self.corresponding and weight > 0:
             raise ValueError(
                 f"architecture.stages={stages}: these stages have no weights that are trained and "
@@ -76,15 +87,17 @@ class SoftSharing(SingleTask):
 
     @torch.no_grad()
     def structure(self) -> list[Structure]:
-        """How far the tasks' networks are from each other, in the weights that the term is of."""
+        """How far the tasks' networks are from each other, in the weights that the term ties."""
         count = len(self.backbones)
         squares = torch.zeros(count, count, device=next(self.parameters()).device)
-        for parameters in self.corresponding:
+        for parameters, holders in zip(self.corresponding, self._holders, strict=True):
             flat = torch.stack([parameter.flatten() for parameter in parameters]).float()
             flat = flat - flat.mean(0)  # what they have in common would round the rest away
             gramian = flat @ flat.T
             lengths = gramian.diagonal()
-            squares += (lengths.unsqueeze(0) + lengths.unsqueeze(1) - 2 * gramian).clamp(min=0)
+            found = (lengths.unsqueeze(0) + lengths.unsqueeze(1) - 2 * gramian).clamp(min=0)
+            for number, row in zip(holders, found, strict=True):
+                squares[number, holders] += row
         tasks = tuple(self.backbone_of)
         return [Structure("distance", tasks, tasks, squares.fill_diagonal_(0).sqrt())]
 

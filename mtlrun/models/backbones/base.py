@@ -43,7 +43,8 @@ class Backbone(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Features of the last stage."""
-        features, kept = inputs, Kept()
+        features = inputs
+        kept: Kept = {}
         for number in range(len(self.stages)):
             features = self.step(number, features, kept)
         return features
