@@ -51,6 +51,16 @@ def evaluated(model: MultiTaskModel, dataset: Toy, batch_size: int) -> Figures:
     return evaluate(Forward(model, tasks), loader)
 
 
+def test_an_architecture_is_told_of_every_pass_over_a_split(
+    model: MultiTaskModel, dataset: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[bool] = []
+    monkeypatch.setattr(model.architecture, "start_evaluation", lambda: told.append(model.training))
+    for _ in range(2):
+        evaluated(model, dataset, 8)
+    assert told == [False, False]
+
+
 def test_figures_are_those_of_the_whole_split_at_once(model: MultiTaskModel, dataset: Toy) -> None:
     model.eval()
     source = dataset.splits["val"]["rows"]

@@ -30,6 +30,7 @@ from mtlrun.models.backbones.base import Backbone
 from mtlrun.models.model import MultiTaskModel
 from mtlrun.tasks.base import Task
 from mtlrun.types import Batch
+from mtlrun.weighting.auto_lambda import AutoLambda
 from mtlrun.weighting.base import GramianWeighting, Weighting
 from mtlrun.weighting.equal import Equal
 from mtlrun.weighting.moco import MoCo
@@ -164,6 +165,26 @@ def test_moving_averages_and_several_batches_see_the_tasks_alone() -> None:
     steps_apart(WithTerms, MoDo(tasks=infos), batches, "parameters")
 
 
+def test_beyond_a_trial_step_the_tasks_alone_are_looked_at() -> None:
+    weighting = AutoLambda(tasks=task_infos(toy_tasks()))
+    found = []
+    for terms in (True, False):
+        torch.manual_seed(5)
+        model, tasks = model_with(WithTerms)
+        if not terms:
+            model.architecture.terms = {}
+        step = training_step(model, tasks, copy.deepcopy(weighting), "parameters")
+        step.optimizer.step = lambda *_: None  # type: ignore[assignment]  # .grad is looked at
+        step([toy_batch(0), toy_batch(1)], 0, 0)
+        found.append(gradients_of(model))
+    model, tasks = model_with(WithTerms)
+    expected = term_gradients(model, tasks, [toy_batch(0)])  # once, of the first batch
+    for name, gradient in expected.items():
+        without = found[1].get(name)
+        difference = found[0][name] if without is None else found[0][name] - without
+        assert torch.allclose(difference, gradient, atol=1e-6), name
+
+
 def test_a_step_that_reuses_weights_keeps_the_terms() -> None:
     model, tasks = model_with(WithTerms)
     weighting: GramianWeighting = given("weighted")
@@ -277,6 +298,18 @@ def test_parts_of_the_network_may_have_another_learning_rate() -> None:
     assert len(network["params"]) + 2 == len(list(model.parameters()))
 
 
+def test_frozen_parts_are_in_no_group_and_what_is_not_trained_is_not_clipped() -> None:
+    model, tasks = model_with(Phases)
+    model.architecture.above.requires_grad_(False)
+    step = training_step(model, tasks, Equal(), None, clip_norm=1e-3)
+    (network,) = step.optimizer.param_groups
+    trained = [p for p in model.parameters() if p.requires_grad]
+    assert [id(p) for p in network["params"]] == [id(p) for p in trained]
+    step([toy_batch()], 0, 1)  # trains the lower layer alone
+    norms = [p.grad.norm() for p in model.parameters() if p.grad is not None]
+    assert torch.stack(norms).norm().item() == pytest.approx(1e-3, rel=1e-3)
+
+
 def test_networks_tied_by_a_term_are_one_group() -> None:
     class Tied(Branched):
         def shared_parameters(self) -> list[nn.Parameter]:
@@ -286,3 +319,5 @@ def test_networks_tied_by_a_term_are_one_group() -> None:
     assert model.independent_groups() == [("a",), ("b",), ("c",)]
     model.architecture.terms = {"distance": 1.0}
     assert model.independent_groups() == [NAMES]
+    step = training_step(model, toy_tasks(), Equal(), None, clip_norm=1.0)
+    assert [len(group) for group in step._clip_groups] == [len(list(model.parameters()))]

@@ -1,82 +1,21 @@
-"""AdaShare: phases, skipped blocks, terms, and policies from another run."""
+"""AdaShare: phases, skipped blocks and terms."""
 
-import csv
 import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import architecture_cases
 import pytest
 import torch
 from architecture_cases import ONE_STREAM, TWO_STREAMS, inputs_of, maker
-from torch import Tensor, nn
+from skippable import build, set_policies, with_policy
+from torch import nn
 
-from mtlrun.models.architectures.adashare import AdaShare
 from mtlrun.models.backbones.base import Backbone
-from mtlrun.models.layers import BatchNorm1d
-from mtlrun.models.residual import Residual
 
 TASKS = ("a", "b", "c")
 WARM, ODD, EVEN, FIXED = (0, 3), (1, 21), (1, 24), (5, 60)
 """(epoch, step) in each phase of a run of 10 epochs; of three tasks' steps, the first three of six
 train weights (EVEN), the others policies (ODD)."""
-
-
-class Block(Residual):
-    """A residual block of a layer and batch normalisation."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear, self.norm = nn.Linear(4, 4), BatchNorm1d(4)
-        self.passes = 0
-
-    def branch(self, features: Tensor) -> Tensor:
-        self.passes += 1
-        output: Tensor = self.norm(self.linear(features))
-        return output
-
-
-class Toy(Backbone):
-    """A layer, two residual blocks, and a stage that can be skipped as a whole."""
-
-    def __init__(self) -> None:
-        stages = [nn.Linear(6, 4), nn.Sequential(Block(), Block()), nn.Linear(4, 4)]
-        super().__init__(stages, [4, 4, 4], ["vector"] * 3)
-
-
-def make_toy(copy: int) -> Backbone:
-    torch.manual_seed(copy)
-    return Toy()
-
-
-def build(
-    streams: Mapping[str, Sequence[str]] = ONE_STREAM, backbone: str = "toy", **settings: Any
-) -> AdaShare:
-    make = make_toy if backbone == "toy" else maker(backbone)
-    where = "mlp" if backbone == "toy" else backbone
-    made = architecture_cases.build(
-        "adashare", streams, where, **{"make": make, "epochs": 10, **settings}
-    )
-    assert isinstance(made, AdaShare)
-    return made
-
-
-def set_policies(architecture: AdaShare, keep: Sequence[Sequence[int]]) -> None:
-    """Logits that are as good as certain, for each task."""
-    with torch.no_grad():
-        for logits, mine in zip(architecture.logits, keep, strict=True):
-            kept = torch.tensor(mine) * 200.0 - 100
-            logits.copy_(torch.stack([kept, -kept], 1))
-
-
-def with_policy(architecture: AdaShare, inputs: Tensor, keep: Sequence[int]) -> Tensor:
-    """The toy's features, worked out by hand."""
-    first, (one, two), last = architecture.backbone.stages  # type: ignore[misc]
-    features: Tensor = first(inputs)
-    for block, kept in zip((one, two), keep, strict=False):
-        features = features + block.norm(block.linear(features)) if kept else features
-    return last(features) if keep[2] else features
 
 
 @pytest.mark.parametrize("backbone", ["mlp", "lstm", "resnet18", "transformer"])
@@ -129,6 +68,15 @@ def test_the_curriculum_begins_with_the_last_blocks() -> None:
         architecture.start_step(epoch, 2 * epoch)
         found = architecture(inputs, ["a"])["a"]
         torch.testing.assert_close(found, with_policy(architecture, inputs["images"], keep))
+
+
+def test_what_is_undecided_is_kept_in_evaluation() -> None:
+    architecture = build()
+    inputs = inputs_of(ONE_STREAM)
+    for where in (ODD, FIXED):
+        architecture.start_step(*where)
+        found = architecture.eval()(inputs, ["a"])["a"]
+        torch.testing.assert_close(found, with_policy(architecture, inputs["images"], [1, 1, 1]))
 
 
 @pytest.mark.parametrize("where", [EVEN, FIXED])
@@ -332,55 +280,6 @@ def test_relaxed_policies_keep_padding() -> None:
 def test_bad_settings_are_refused(settings: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         build(**settings)
-
-
-def write_run(folder: Path, tables: Mapping[int, Sequence[Sequence[float]]]) -> Path:
-    """A run's structure.csv with a policy for each epoch."""
-    with (folder / "structure.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["epoch", "step", "name", "row", "column", "value"])
-        for epoch, table in tables.items():
-            for task, row in zip(TASKS, table, strict=True):
-                for block, value in zip(("2.1", "2.2", "3"), row, strict=True):
-                    writer.writerow([epoch, 9, "adashare/policy", task, block, value])
-    return folder
-
-
-def test_a_policy_of_another_run_is_trained_from_the_first_step(tmp_path: Path) -> None:
-    tables = {9: [[0, 0, 0]] * 3, 10: [[0.9, 0.2, 0.5], [0.8, 0.1, 0.3], [0.1, 0.4, 0.2]]}
-    architecture = build(policy=str(write_run(tmp_path, tables)))
-    architecture.start_step(0, 1)
-    inputs = inputs_of(ONE_STREAM)
-    found = architecture(inputs, TASKS)
-    for task, keep in (("a", [1, 0, 1]), ("b", [1, 0, 0]), ("c", [0, 0, 0])):
-        expected = with_policy(architecture, inputs["images"], keep)
-        torch.testing.assert_close(found[task], expected)
-    first, (one, two), last = architecture.backbone.stages  # type: ignore[misc]
-    shared = [*first.parameters(), *one.parameters()]
-    assert list(map(id, architecture.shared_parameters())) == list(map(id, shared))
-    own = architecture.task_parameters("a")
-    assert list(map(id, own)) == list(map(id, last.parameters()))
-    assert architecture.task_parameters("b") == []
-    assert not any(parameter.requires_grad for parameter in two.parameters())
-    assert architecture.last_shared_layer() == []
-    assert (architecture.terms, architecture.learning_rates()) == ({}, [])
-    assert architecture.only() is None
-
-
-def test_a_policy_that_does_not_fit_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no such file"):
-        build(policy=str(tmp_path))
-    run = write_run(tmp_path, {10: [[1, 0, 1]] * 3})
-    with pytest.raises(ValueError, match=r"blocks 2\.1, 2\.2, 3, and this run"):
-        build(backbone="mlp", policy=str(run))
-    with pytest.raises(ValueError, match="leave out warmup_epochs"):
-        build(policy=str(run), warmup_epochs=1)
-    (run / "structure.csv").write_text("epoch,step,name,row,column,value\n")
-    with pytest.raises(ValueError, match="holds no table adashare/policy"):
-        build(policy=str(run))
-    (run / "structure.csv").write_text("epoch,name\nlast,adashare/policy\n")
-    with pytest.raises(ValueError, match="is damaged"):
-        build(policy=str(run))
 
 
 def test_policies_are_captured_as_one_graph() -> None:

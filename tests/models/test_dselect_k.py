@@ -67,6 +67,9 @@ def test_starts_undecided_and_decides_in_training() -> None:
     codes, logits = gate.weight[:4], gate.weight[4:]
     assert 0 < codes.abs().max() <= 0.01
     assert 0 < logits.abs().max() <= 0.05
+    wide = Selectors(None, 4, 2, gamma=30.0).weight
+    assert 0.06 < wide[:4].abs().max() <= 0.3
+    assert wide[4:].abs().max() <= 0.05
     torch.testing.assert_close(gate(codes), torch.full((4,), 0.25), atol=0.01, rtol=0)
     outputs = torch.eye(4)
     target = torch.tensor([0.0, 0.7, 0.3, 0.0])

@@ -181,8 +181,10 @@ class Leaving(Backbone):
         if number == 0:
             kept["whole"] = torch.tensor([int(self.mark)])
             kept["part"] = 10 * self.mark
+        if number == 1:
+            kept["middle"] = 100 * self.mark
         if number == 2:
-            return features + kept["whole"] + kept["part"]
+            return features + kept["whole"] + kept["part"] + kept["middle"]
         return features
 
 
@@ -190,12 +192,18 @@ def test_what_stages_leave_comes_down_the_branches() -> None:
     architecture = build(make=lambda copy: Leaving(copy + 1))
     set_tree(architecture, [[2, 0, 0], [1, 0, 2], [0, 1, 2]])
     inputs = {"images": torch.zeros(2, 1)}
+    architecture.start_step(*WARM)  # 20 is the mean of the parts, 2 of the copies' own
+    assert [float(value[0].detach()) for value in architecture(inputs, TASKS).values()] == [222] * 3
     # The roots of the last stage's copies are 1, 3 and 1
     for where in (BRANCHING, FIXED):
         architecture.start_step(*where)
         for training in (True, False):
             found = architecture.train(training)(inputs, TASKS)
-            assert [float(found[task][0].detach()) for task in TASKS] == [11, 33, 11]
+            assert [float(found[task][0].detach()) for task in TASKS] == [211, 133, 311]
+    crossed = build(make=lambda copy: Leaving(copy + 1))
+    set_tree(crossed, [[0, 0, 0], [1, 2, 1], [0, 1, 2]])  # two go on from one and the same
+    crossed.start_step(*FIXED)
+    assert [float(crossed(inputs, TASKS)[task][0].detach()) for task in TASKS] == [211, 311, 211]
 
 
 def test_heads_may_read_stages_on_their_branch() -> None:

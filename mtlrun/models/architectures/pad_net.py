@@ -29,8 +29,9 @@ class PADNet(Architecture):
 
     Branches are two residual bottlenecks, as in the code by which PAD-Net is compared (Vandenhende
     et al., Multi-Task-Learning-PyTorch; the authors published none). There and in MTI-Net's paper
-    the attention on a message comes from the features it is made of: ``gate=source``. With
-    ``gate=target`` it comes from the receiving task's, and is one for all its messages.
+    the attention on a message comes from the features it is made of: ``gate=source``. In PAD-Net's
+    own formula it comes from the receiving task's, and is one for all its messages:
+    ``gate=target``.
 
     Made for maps and dense tasks. On vectors and sequences branches are two linear layers with
     ReLUs, the messages' convolutions linear layers, and a task with one prediction a row makes its
