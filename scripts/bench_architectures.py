@@ -225,7 +225,7 @@ def goals(case: Case, watch: Stopwatch) -> Table:
     for label, one, other, goal in (
         (
             "single_task / T separate runs",
-            contender(case, "architecture=single_task"),
+            apiece,
             separate,
             SINGLE_TASK_GOAL,
         ),

@@ -12,7 +12,9 @@ class TermGradients:
     """One step's auxiliary losses, and their gradients.
 
     Methods that balance the tasks' gradients fill ``.grad`` piece by piece; what the terms want is
-    formed first, waits here, and is added when ``.grad`` stands. No weighting changes it.
+    formed first, waits here, and is added when ``.grad`` stands. No weighting changes it. Over
+    micro-batches a term is a mean over all of them, also over those without labels for the task
+    whose intermediate prediction it looks at.
 
     Args:
         architecture: whose terms they are.

@@ -66,7 +66,7 @@ SMALLER: Mapping[str, Mapping[str, int]] = {
     "dselect_k": {"experts": 3},
     "mmoe": {"experts": 2},
     "mti_net": {"channels": 32},
-    "pad_net": {"channels": 4},
+    "pad_net": {"channels": 16},
     "ple": {"shared_experts": 1},
 }
 """Settings that make an architecture small."""

@@ -9,8 +9,8 @@ from architecture_cases import ONE_STREAM, TWO_STREAMS, build, inputs_of, maker
 from torch import nn
 
 from mtlrun.models.architectures.care import CARE, beside
-from mtlrun.models.architectures.contexts import expect_contexts, sentence_contexts
-from mtlrun.models.architectures.reading import stage_outputs
+from mtlrun.models.sharing.contexts import expect_contexts, sentence_contexts
+from mtlrun.models.sharing.reading import stage_outputs
 
 TASKS = ("a", "b", "c")
 CONTEXTS = {"a": [1.0, 0.0, -2.0], "b": [0.5, 0.5, 0.0], "c": [1.0, 0.0, -2.0]}

@@ -5,9 +5,9 @@ import torch
 from architecture_cases import ONE_STREAM, SMALL, TWO_STREAMS, build, inputs_of, maker, reached_by
 from torch import Tensor, nn
 
-from mtlrun.models.architectures.columns import Columns
 from mtlrun.models.architectures.cross_stitch import CrossStitch
 from mtlrun.models.backbones.base import Backbone
+from mtlrun.models.sharing.columns import Columns
 
 TWO = {"images": ("a", "b")}
 

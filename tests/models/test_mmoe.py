@@ -5,9 +5,9 @@ import torch
 from architecture_cases import ONE_STREAM, TWO_STREAMS, build, inputs_of, maker
 from torch import nn
 
-from mtlrun.models.architectures.experts import GateInput, run_stages
 from mtlrun.models.architectures.mmoe import MMoE
 from mtlrun.models.layers import resize
+from mtlrun.models.sharing.experts import GateInput, run_stages
 
 TASKS = ("a", "b", "c")
 

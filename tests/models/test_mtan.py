@@ -9,11 +9,11 @@ from architecture_cases import ONE_STREAM, TWO_STREAMS, build, inputs_of, reache
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mtlrun.models.architectures.attention import resized
 from mtlrun.models.architectures.mtan import MTAN
 from mtlrun.models.backbones.base import Backbone
 from mtlrun.models.backbones.resnet50 import ResNet50
 from mtlrun.models.backbones.segnet import SegNet
+from mtlrun.models.sharing.attention import resized
 
 TASKS = ("a", "b", "c")
 

@@ -6,8 +6,8 @@ from architecture_cases import ONE_STREAM, build, inputs_of, maker
 from torch.nn import functional as F
 
 from mtlrun.models.architectures.mti_net import MTINet
-from mtlrun.models.architectures.propagation import FeaturePropagation, SqueezeExcitation
-from mtlrun.models.architectures.reading import stage_outputs
+from mtlrun.models.sharing.propagation import FeaturePropagation, SqueezeExcitation
+from mtlrun.models.sharing.reading import stage_outputs
 from mtlrun.types import OutputShape
 
 TASKS = ("a", "b", "c")

@@ -9,12 +9,12 @@ from architecture_cases import ONE_STREAM, TWO_STREAMS, build, inputs_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mtlrun.models.architectures.distillation import (
+from mtlrun.models.sharing.distillation import (
     Distillation,
     InitialPrediction,
     term_names,
 )
-from mtlrun.models.architectures.reading import stage_outputs
+from mtlrun.models.sharing.reading import stage_outputs
 from mtlrun.types import Layout, OutputShape
 
 TASKS = ("a", "b", "c")

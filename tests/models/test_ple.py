@@ -5,8 +5,8 @@ import torch
 from architecture_cases import ONE_STREAM, TWO_STREAMS, build, inputs_of, maker, reached_by
 from torch import Tensor
 
-from mtlrun.models.architectures.experts import SoftmaxGate
 from mtlrun.models.architectures.ple import PLE, cut
+from mtlrun.models.sharing.experts import SoftmaxGate
 
 TASKS = ("a", "b", "c")
 DEEP = maker("mlp", hidden=(5, 5, 5))

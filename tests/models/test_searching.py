@@ -3,7 +3,7 @@
 import torch
 from scipy.stats import chisquare
 
-from mtlrun.models.architectures.searching import gumbel_noise, gumbel_softmax, one_hot
+from mtlrun.models.sharing.searching import gumbel_noise, gumbel_softmax, one_hot
 
 CPU = torch.device("cpu")
 

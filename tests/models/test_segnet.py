@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mtlrun.models.architectures.reading import stage_outputs
 from mtlrun.models.backbones.convolutions import pooled_with_places, unpooled
 from mtlrun.models.backbones.segnet import SegNet
+from mtlrun.models.sharing.reading import stage_outputs
 
 SIZES = [(8, 12), (9, 7), (1, 5)]
 

@@ -6,8 +6,8 @@ from architecture_cases import ONE_STREAM, SMALL, TWO_STREAMS, build, inputs_of,
 from torch import Tensor, nn
 
 from mtlrun.models.architectures.sluice import LayerSum, Subspaces, _matrices, _overlap
-from mtlrun.models.architectures.units import Place, Sources
 from mtlrun.models.backbones.lstm import RecurrentLayer
+from mtlrun.models.sharing.units import Place, Sources
 
 TWO = {"images": ("a", "b")}
 

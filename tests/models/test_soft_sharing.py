@@ -10,8 +10,8 @@ from torch import Tensor
 
 from mtlrun.models.architectures.single_task import SingleTask
 from mtlrun.models.architectures.soft_l2 import spread
-from mtlrun.models.architectures.soft_sharing import SoftSharing
 from mtlrun.models.architectures.soft_trace_norm import flattenings, nuclear_norms
+from mtlrun.models.sharing.soft_sharing import SoftSharing
 
 NAMES = ("soft_l2", "soft_trace_norm")
 FORMS = ("last_axis", "tucker", "tensor_train")

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mtlrun.models.architectures.reading import stage_outputs
 from mtlrun.models.backbones.unet import UNet
+from mtlrun.models.sharing.reading import stage_outputs
 
 SIZES = [(8, 12), (9, 7), (1, 5)]
 

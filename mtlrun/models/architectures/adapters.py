@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from mtlrun.models.architectures.base import Architecture, MakeBackbone
-from mtlrun.models.architectures.depth import behind_others, drop_unread, last_common_layer
-from mtlrun.models.architectures.reading import Reading
 from mtlrun.models.backbones.base import Backbone, Kept
+from mtlrun.models.sharing.depth import behind_others, drop_unread, last_common_layer
+from mtlrun.models.sharing.reading import Reading
 from mtlrun.settings import check_positive, check_whole
 from mtlrun.types import Layout, Structure
 

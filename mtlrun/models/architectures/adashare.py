@@ -8,16 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from mtlrun.models.architectures.base import MakeBackbone, Pass
-from mtlrun.models.architectures.depth import behind_others, drop_unread, last_common_layer
-from mtlrun.models.architectures.policies import (
+from mtlrun.models.checks import expect_choice
+from mtlrun.models.residual import Gate
+from mtlrun.models.sharing.depth import behind_others, drop_unread, last_common_layer
+from mtlrun.models.sharing.policies import (
     TABLE,
     check_numbers,
     curriculum_of,
     phases_of,
     read_policy,
 )
-from mtlrun.models.architectures.reading import Reading
-from mtlrun.models.architectures.searching import (
+from mtlrun.models.sharing.reading import Reading
+from mtlrun.models.sharing.searching import (
     FIXED,
     SEARCH,
     WARMUP,
@@ -25,9 +27,7 @@ from mtlrun.models.architectures.searching import (
     gumbel_noise,
     gumbel_softmax,
 )
-from mtlrun.models.architectures.skipping import SkippingTrunk, example
-from mtlrun.models.checks import expect_choice
-from mtlrun.models.residual import Gate
+from mtlrun.models.sharing.skipping import SkippingTrunk, example
 from mtlrun.types import InputKind, Layout, Structure
 
 LOWEST = 0.01

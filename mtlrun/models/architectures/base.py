@@ -39,7 +39,7 @@ class Architecture(nn.Module):
     * ``make_backbone``: see :data:`MakeBackbone`;
     * ``streams``: for each stream its tasks;
     * ``reads``: for each task the stages that its head reads, see
-      :class:`~mtlrun.models.architectures.reading.Reading`. One that does not take it serves heads
+      :class:`~mtlrun.models.sharing.reading.Reading`. One that does not take it serves heads
       that read the last stage;
     * ``input_kind``, ``input_shape``: of the inputs, see :data:`~mtlrun.types.InputKind`;
     * ``outputs``: for each task the :class:`~mtlrun.types.OutputShape` of its prediction;

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from mtlrun.models.architectures.base import MakeBackbone
-from mtlrun.models.architectures.contexts import expect_contexts, sentence_contexts
-from mtlrun.models.architectures.shared_experts import SharedExperts
 from mtlrun.models.layers import channel_dimension, only_tokens, token_mask
+from mtlrun.models.sharing.contexts import expect_contexts, sentence_contexts
+from mtlrun.models.sharing.shared_experts import SharedExperts
 from mtlrun.settings import check_positive, check_whole
 from mtlrun.types import InputKind, Layout, Structure
 

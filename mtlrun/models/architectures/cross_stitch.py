@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from mtlrun.models.architectures.base import MakeBackbone
-from mtlrun.models.architectures.columns import Columns, expect_rate
-from mtlrun.models.architectures.units import Place, Unit, blended, with_padding_of
+from mtlrun.models.sharing.columns import Columns, expect_rate
+from mtlrun.models.sharing.units import Place, Unit, blended, with_padding_of
 from mtlrun.types import Structure
 
 

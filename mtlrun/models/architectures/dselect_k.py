@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from mtlrun.models.architectures.base import MakeBackbone, Pass
-from mtlrun.models.architectures.experts import expect_count
-from mtlrun.models.architectures.shared_experts import SharedExperts
+from mtlrun.models.sharing.experts import expect_count
+from mtlrun.models.sharing.shared_experts import SharedExperts
 from mtlrun.types import InputKind
 
 W_RANGE = 0.05

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from mtlrun.models.architectures.base import Architecture, MakeBackbone
-from mtlrun.models.architectures.reading import Reading, stage_outputs
+from mtlrun.models.sharing.depth import behind_others, drop_unread, last_common_layer
+from mtlrun.models.sharing.reading import Reading, stage_outputs
 from mtlrun.types import Layout
 
 
@@ -30,9 +31,7 @@ class HPS(Architecture):
         super().__init__(streams=streams)
         self.backbone = make_backbone(0)
         self.reading = Reading(self.backbone, reads)
-        tasks = list(self.stream_of)
-        beyond = range(self.reading.deepest(tasks) + 1, len(self.backbone.stages))
-        self.backbone.drop(beyond)  # nobody reads them
+        drop_unread(self.backbone, self.reading, list(self.stream_of))
         self._one = len(streams) == 1 and self.reading.alike(list(self.stream_of))
 
     @property
@@ -56,19 +55,11 @@ class HPS(Architecture):
 
     def task_parameters(self, task: str) -> list[nn.Parameter]:
         """None but for stages beyond those that the other tasks' heads read."""
-        others = [other for other in self.stream_of if other != task]
-        if not others:
-            return []
-        beyond = self.backbone.stages[self.reading.deepest(others) + 1 :]
-        return list(beyond.parameters())
+        return behind_others(self.backbone, self.reading, task, list(self.stream_of))
 
     def last_shared_layer(self) -> list[nn.Parameter]:
         """The backbone's last layer, or that of the last stage that all heads' stages rest on."""
-        common = min(self.reading.deepest([task]) for task in self.stream_of)
-        if common + 1 == len(self.backbone.stages):
-            return self.backbone.last_layer()
-        weights = [p for p in self.backbone.stages[: common + 1].parameters() if p.dim() >= 2]
-        return weights[-1:]
+        return last_common_layer(self.backbone, self.reading, list(self.stream_of))
 
     def out_channels(self, task: str) -> int:
         """Channels of the stages that the task's head reads."""

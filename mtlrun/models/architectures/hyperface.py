@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mtlrun.models.architectures.attention import brought
 from mtlrun.models.architectures.base import Architecture, MakeBackbone
-from mtlrun.models.architectures.probing import Shape, stage_shapes
 from mtlrun.models.backbones.base import Backbone, Kept
 from mtlrun.models.checks import expect_widths
 from mtlrun.models.layers import Pointwise, channel_dimension, only_tokens, pooled, token_mask
+from mtlrun.models.sharing.attention import brought
+from mtlrun.models.sharing.probing import Shape, stage_shapes
 from mtlrun.types import InputKind, Layout, OutputShape
 
 

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from mtlrun.models.architectures.base import MakeBackbone
-from mtlrun.models.architectures.depth import behind_others, drop_unread, last_common_layer
-from mtlrun.models.architectures.reading import Reading
-from mtlrun.models.architectures.searching import (
+from mtlrun.models.backbones.base import Backbone, Kept
+from mtlrun.models.layers import only_tokens, token_mask
+from mtlrun.models.sharing.depth import behind_others, drop_unread, last_common_layer
+from mtlrun.models.sharing.reading import Reading
+from mtlrun.models.sharing.searching import (
     FIXED,
     WARMUP,
     Searching,
@@ -18,8 +20,6 @@ from mtlrun.models.architectures.searching import (
     gumbel_softmax,
     one_hot,
 )
-from mtlrun.models.backbones.base import Backbone, Kept
-from mtlrun.models.layers import only_tokens, token_mask
 from mtlrun.types import Layout, Structure
 
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 
 from mtlrun.models.architectures.base import MakeBackbone
-from mtlrun.models.architectures.experts import SoftmaxGate
-from mtlrun.models.architectures.shared_experts import SharedExperts
+from mtlrun.models.sharing.experts import SoftmaxGate
+from mtlrun.models.sharing.shared_experts import SharedExperts
 from mtlrun.types import InputKind
 
 
@@ -17,7 +17,7 @@ class MMoE(SharedExperts):
     g_t(x) = softmax(W_t x + b_t). (The paper has no bias; keras-mmoe and others have.) Maps and
     sequences are weighed as a whole. A gate reads what the experts read: the inputs themselves, as
     in the paper, or with a stem the mean of its output over positions. See
-    :class:`~mtlrun.models.architectures.experts.GateInput` for images.
+    :class:`~mtlrun.models.sharing.experts.GateInput` for images.
 
     One expert is hard parameter sharing.
 

@@ -6,13 +6,13 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from mtlrun.models.architectures.attention import Link, Mask
 from mtlrun.models.architectures.base import Architecture, MakeBackbone
-from mtlrun.models.architectures.probing import stage_shapes
-from mtlrun.models.architectures.reading import Reading
 from mtlrun.models.backbones.base import Backbone, Kept
 from mtlrun.models.layers import only_tokens, token_mask
 from mtlrun.models.residual import residual_blocks
+from mtlrun.models.sharing.attention import Link, Mask
+from mtlrun.models.sharing.probing import stage_shapes
+from mtlrun.models.sharing.reading import Reading
 from mtlrun.types import InputKind, Layout, Structure
 
 RESIDUAL_REDUCTION = 4

@@ -6,17 +6,17 @@ import torch
 from torch import Tensor, nn
 
 from mtlrun.models.architectures.base import Architecture, MakeBackbone, Pass
-from mtlrun.models.architectures.distillation import (
+from mtlrun.models.backbones.base import Backbone, Kept
+from mtlrun.models.checks import expect_choice
+from mtlrun.models.layers import resize
+from mtlrun.models.sharing.distillation import (
     Distillation,
     Initial,
     basic_blocks,
     last_matrices,
 )
-from mtlrun.models.architectures.probing import stage_shapes
-from mtlrun.models.architectures.propagation import PROPAGATIONS, FeaturePropagation
-from mtlrun.models.backbones.base import Backbone, Kept
-from mtlrun.models.checks import expect_choice
-from mtlrun.models.layers import resize
+from mtlrun.models.sharing.probing import stage_shapes
+from mtlrun.models.sharing.propagation import PROPAGATIONS, FeaturePropagation
 from mtlrun.settings import check_not_negative, check_whole
 from mtlrun.types import InputKind, Layout, OutputShape, Structure
 
@@ -30,7 +30,7 @@ class MTINet(Architecture):
 
     From the coarsest scale to the finest, a branch for each task (two residual blocks) makes
     features of the backbone's maps, beside which stand, from the second scale on, the task's
-    features that :class:`~mtlrun.models.architectures.propagation.FeaturePropagation` brings up
+    features that :class:`~mtlrun.models.sharing.propagation.FeaturePropagation` brings up
     from the scale before. A 1x1 convolution makes an initial prediction at each scale, with the
     task's own loss (the terms ``initial_TASK_stageN``). At each scale the tasks hand one another
     messages, as in PAD-Net. A head reads a task's distilled features of all scales side by side, at
@@ -55,7 +55,7 @@ class MTINet(Architecture):
         channels: of each task's features at each scale; None for as many as the stage has.
         deep_supervision: weight of each initial prediction's loss; 0 leaves the predictions out.
         propagation: ``tasks`` or ``neighbours``, see
-            :class:`~mtlrun.models.architectures.propagation.FeaturePropagation`.
+            :class:`~mtlrun.models.sharing.propagation.FeaturePropagation`.
 
     Raises:
         ValueError: a setting is wrong, or the backbone has fewer than two stages of maps.

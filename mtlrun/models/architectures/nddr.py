@@ -6,8 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from mtlrun.models.architectures.base import MakeBackbone
-from mtlrun.models.architectures.columns import Columns, expect_rate
-from mtlrun.models.architectures.units import Place, Sources, Unit
 from mtlrun.models.layers import (
     BatchNorm1d,
     BatchNorm2d,
@@ -16,6 +14,8 @@ from mtlrun.models.layers import (
     only_tokens,
     token_mask,
 )
+from mtlrun.models.sharing.columns import Columns, expect_rate
+from mtlrun.models.sharing.units import Place, Sources, Unit
 from mtlrun.types import Layout, Structure
 
 MOMENTUM = 0.05

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from mtlrun.models.architectures.base import Architecture, MakeBackbone, Pass
-from mtlrun.models.architectures.distillation import (
+from mtlrun.models.checks import expect_choice
+from mtlrun.models.sharing.distillation import (
     GATES,
     Dense,
     Distillation,
@@ -13,8 +14,7 @@ from mtlrun.models.architectures.distillation import (
     bottlenecks,
     last_matrices,
 )
-from mtlrun.models.architectures.reading import stage_outputs
-from mtlrun.models.checks import expect_choice
+from mtlrun.models.sharing.reading import stage_outputs
 from mtlrun.settings import check_not_negative, check_whole
 from mtlrun.types import Layout, OutputShape, Structure
 
@@ -25,7 +25,7 @@ class PADNet(Architecture):
     A branch for each task makes features F_t of the backbone's last stage, and a linear layer a
     first prediction of them, with the task's own loss (the terms ``initial_TASK``). Then each task
     gets messages from all others, weighed by attention (the paper's module C, its best), see
-    :class:`~mtlrun.models.architectures.distillation.Distillation`; its head reads the sum.
+    :class:`~mtlrun.models.sharing.distillation.Distillation`; its head reads the sum.
 
     Branches are two residual bottlenecks, as in the code by which PAD-Net is compared (Vandenhende
     et al., Multi-Task-Learning-PyTorch; the authors published none). There and in MTI-Net's paper

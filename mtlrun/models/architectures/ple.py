@@ -7,8 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from mtlrun.models.architectures.base import Architecture, MakeBackbone
-from mtlrun.models.architectures.depth import drop_unread, last_common_layer
-from mtlrun.models.architectures.experts import (
+from mtlrun.models.backbones.base import Backbone, Kept
+from mtlrun.models.layers import pooled
+from mtlrun.models.sharing.depth import drop_unread, last_common_layer
+from mtlrun.models.sharing.experts import (
     Below,
     GateInput,
     SoftmaxGate,
@@ -20,9 +22,7 @@ from mtlrun.models.architectures.experts import (
     run_stem,
     stem_stages,
 )
-from mtlrun.models.architectures.reading import Reading, stage_outputs
-from mtlrun.models.backbones.base import Backbone, Kept
-from mtlrun.models.layers import pooled
+from mtlrun.models.sharing.reading import Reading, stage_outputs
 from mtlrun.types import InputKind, Layout, Structure
 
 

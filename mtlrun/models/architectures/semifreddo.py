@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from mtlrun.models.architectures.base import MakeBackbone
-from mtlrun.models.architectures.experts import run_stages
 from mtlrun.models.architectures.single_task import SingleTask
-from mtlrun.models.architectures.units import with_padding_of
 from mtlrun.models.backbones.base import Kept
+from mtlrun.models.sharing.experts import run_stages
+from mtlrun.models.sharing.units import with_padding_of
 from mtlrun.types import Structure
 
 

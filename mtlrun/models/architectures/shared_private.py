@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mtlrun.models.architectures.base import MakeBackbone, Pass
-from mtlrun.models.architectures.experts import run_stages
 from mtlrun.models.architectures.hps import HPS
 from mtlrun.models.backbones.base import Backbone, Kept
 from mtlrun.models.checks import expect_choice
 from mtlrun.models.layers import channel_dimension, pooled
+from mtlrun.models.sharing.experts import run_stages
 from mtlrun.settings import check_not_negative
 from mtlrun.types import InputKind, Structure
 

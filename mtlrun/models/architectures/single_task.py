@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from mtlrun.models.architectures.base import Architecture, MakeBackbone
-from mtlrun.models.architectures.reading import Reading, stage_outputs
 from mtlrun.models.backbones.base import Backbone
+from mtlrun.models.sharing.depth import drop_unread
+from mtlrun.models.sharing.reading import Reading, stage_outputs
 from mtlrun.types import Layout
 
 
@@ -37,8 +38,7 @@ class SingleTask(Architecture):
         self.backbones = nn.ModuleList(self.backbone_of.values())
         self.reading = Reading(next(iter(self.backbone_of.values())), reads)
         for task, backbone in self.backbone_of.items():
-            beyond = range(self.reading.deepest([task]) + 1, len(backbone.stages))
-            backbone.drop(beyond)  # the task's head does not read them
+            drop_unread(backbone, self.reading, [task])
 
     def features(self, inputs: Mapping[str, Tensor], tasks: Sequence[str]) -> dict[str, Tensor]:
         """See :meth:`Architecture.features`."""

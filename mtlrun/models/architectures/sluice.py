@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from mtlrun.models.architectures.base import MakeBackbone, Pass
-from mtlrun.models.architectures.columns import Columns, expect_rate
-from mtlrun.models.architectures.units import Place, Sources, Unit, blended, with_padding_of
 from mtlrun.models.checks import expect_choice
 from mtlrun.models.layers import Pointwise, channel_dimension
+from mtlrun.models.sharing.columns import Columns, expect_rate
+from mtlrun.models.sharing.units import Place, Sources, Unit, blended, with_padding_of
 from mtlrun.types import Structure
 
 INITS = ("imbalanced", "balanced")

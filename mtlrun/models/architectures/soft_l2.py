@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from mtlrun.models.architectures.base import MakeBackbone
-from mtlrun.models.architectures.soft_sharing import SoftSharing
 from mtlrun.models.checks import expect_choice
+from mtlrun.models.sharing.soft_sharing import SoftSharing
 
 TO = ("pairs", "mean")
 

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mtlrun.models.architectures.base import MakeBackbone
-from mtlrun.models.architectures.soft_sharing import SoftSharing
 from mtlrun.models.checks import expect_choice
+from mtlrun.models.sharing.soft_sharing import SoftSharing
 
 FORMS = ("last_axis", "tucker", "tensor_train")
 REDUCTIONS = ("sum", "mean")

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mtlrun.models.architectures.distillation import basic_blocks
 from mtlrun.models.backbones.residual_network import BasicBlock
+from mtlrun.models.sharing.distillation import basic_blocks
 
 PROPAGATIONS = ("tasks", "neighbours")
 REDUCTION = 16

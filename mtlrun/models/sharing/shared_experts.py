@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from mtlrun.models.architectures.base import Architecture, MakeBackbone
-from mtlrun.models.architectures.depth import behind_others, drop_unread, last_common_layer
-from mtlrun.models.architectures.experts import (
+from mtlrun.models.backbones.base import Backbone
+from mtlrun.models.sharing.depth import behind_others, drop_unread, last_common_layer
+from mtlrun.models.sharing.experts import (
     Below,
     GateInput,
     Usage,
@@ -18,8 +19,7 @@ from mtlrun.models.architectures.experts import (
     run_stem,
     stem_stages,
 )
-from mtlrun.models.architectures.reading import Reading
-from mtlrun.models.backbones.base import Backbone
+from mtlrun.models.sharing.reading import Reading
 from mtlrun.types import InputKind, Layout, Structure
 
 

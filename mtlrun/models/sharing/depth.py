@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from mtlrun.models.architectures.reading import Reading
 from mtlrun.models.backbones.base import Backbone
+from mtlrun.models.sharing.reading import Reading
 
 
 def drop_unread(backbone: Backbone, reading: Reading, tasks: Sequence[str]) -> int:

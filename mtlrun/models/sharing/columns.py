@@ -6,9 +6,9 @@ from math import inf
 from torch import Tensor, nn
 
 from mtlrun.models.architectures.base import Architecture, MakeBackbone
-from mtlrun.models.architectures.reading import Reading
-from mtlrun.models.architectures.units import Place, Sources, Unit, can_align
 from mtlrun.models.backbones.base import Backbone, Kept
+from mtlrun.models.sharing.reading import Reading
+from mtlrun.models.sharing.units import Place, Sources, Unit, can_align
 from mtlrun.types import Layout
 
 

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mtlrun.models.architectures.probing import LAYOUTS, Shape, StageShape
 from mtlrun.models.layers import (
     BatchNorm1d,
     BatchNorm2d,
@@ -14,6 +13,7 @@ from mtlrun.models.layers import (
     token_mask,
 )
 from mtlrun.models.residual import Residual
+from mtlrun.models.sharing.probing import LAYOUTS, Shape, StageShape
 from mtlrun.types import Layout
 
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mtlrun.models.architectures.reading import Reading
 from mtlrun.models.backbones.base import Backbone, Kept
 from mtlrun.models.layers import only_tokens, token_mask
 from mtlrun.models.residual import Gate, Residual, gated, residual_blocks
+from mtlrun.models.sharing.reading import Reading
 from mtlrun.types import InputKind
 
 
