@@ -217,3 +217,11 @@ def test_heads_that_read_earlier_stages_leave_later_ones_out() -> None:
 def test_refuses_what_would_do_nothing(settings: dict[str, object], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         build("cross_stitch", ONE_STREAM, **settings)
+
+
+def test_on_a_resnet_it_is_three_networks_and_a_few_numbers() -> None:
+    with torch.device("meta"):
+        architecture = build("cross_stitch", ONE_STREAM, "resnet18", make=maker("resnet18"))
+    resnet18 = 11_689_512 - 513_000  # torchvision's without its classifier
+    assert count(architecture) == 3 * resnet18 + 5 * 3**2
+    assert f"{count(architecture) / (3 * resnet18):.4f}" == "1.0000"
