@@ -10,13 +10,15 @@ from in_process import assert_same_figures, train, train_with_stops
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "architecture"
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
-SMALL = ("backbone.hidden=[8,8]", "epochs=6", "batch_size=240")
+SMALL = ("backbone.hidden=[8,8]", "epochs=2", "batch_size=240")
 SMALL_OF = {
+    "adashare": (*SMALL, "epochs=6"),
+    "ltb": (*SMALL, "epochs=6"),
     "mti_net": ("backbone=cnn", "backbone.channels=[4,6]", "architecture.channels=4", *SMALL[1:]),
     "pad_net": (*SMALL, "architecture.channels=4"),
 }
-STOPS = (8, 24)
-"""Steps, counted over both attempts, that end in an interruption: in two phases of a schedule."""
+STOPS, STOPS_IN_PHASES = (3, 8), (8, 24)
+"""Steps, counted over both attempts, that end in an interruption."""
 
 pytestmark = pytest.mark.usefixtures("composing")
 
@@ -27,7 +29,8 @@ def test_goes_on_where_it_was_stopped(
 ) -> None:
     settings = (f"architecture={name}", *SMALL_OF.get(name, SMALL))
     train(tmp_path / "whole", *settings)
-    train_with_stops(tmp_path / "stopped", monkeypatch, *settings, stops=STOPS)
+    stops = STOPS_IN_PHASES if "epochs=6" in settings else STOPS
+    train_with_stops(tmp_path / "stopped", monkeypatch, *settings, stops=stops)
     assert_same_figures(tmp_path / "whole", tmp_path / "stopped")
     result = json.loads((tmp_path / "whole" / "result.json").read_text())
     parameters = result["parameters"]

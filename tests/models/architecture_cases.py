@@ -28,6 +28,16 @@ SMALL: Mapping[str, Mapping[str, Any]] = {
 }
 """One backbone of each layout, with stages that have equal channels in and out."""
 
+SMALLER: Mapping[str, Mapping[str, int]] = {
+    "care": {"encoders": 2},
+    "cgc": {"shared_experts": 1},
+    "mmoe": {"experts": 2},
+    "mti_net": {"channels": 32},
+    "pad_net": {"channels": 16},
+    "ple": {"shared_experts": 1},
+}
+"""Settings that make an architecture small, where a test has no other."""
+
 KINDS = {"mlp": "values", "cnn": "values", "lstm": "tokens"}
 
 
@@ -76,9 +86,13 @@ def build(
     *,
     make: MakeBackbone | None = None,
     epochs: int = EPOCHS,
+    small: bool = False,
     **settings: Any,
 ) -> Architecture:
-    """An architecture with its YAML's settings; ValueError where it does not fit the backbone."""
+    """An architecture with its YAML's settings; ValueError where it does not fit the backbone.
+
+    With ``small`` those that take long have other ones.
+    """
     config = OmegaConf.load(CONFIGS / f"{name}.yaml")
     facts = {"make_backbone": make or maker(backbone), **facts_for(backbone, streams, epochs)}
     taken = inspect.signature(get_class(config._target_)).parameters
@@ -86,6 +100,7 @@ def build(
     torch.manual_seed(0)
     partial = instantiate(config, _partial_=True, _convert_="all", _recursive_=False)
     known = {key: value for key, value in settings.items() if key in taken or key not in facts}
+    known = {**(SMALLER.get(name, {}) if small else {}), **known}
     architecture = partial(**{**given, **known})
     assert isinstance(architecture, Architecture)
     return architecture
@@ -106,8 +121,9 @@ def reached_by(
     """For each task the ids of the parameters that a loss on its features reaches, in any epoch."""
     found: dict[str, set[int]] = {task: set() for task in tasks}
     parameters = [p for p in architecture.parameters() if p.requires_grad]
-    for epoch in range(EPOCHS):
-        for step in range(2):
+    phases = type(architecture).start_step is not Architecture.start_step
+    for epoch in range(EPOCHS if phases else 1):
+        for step in range(2 if phases else 1):
             architecture.start_step(epoch, 2 * epoch + step)
             features = architecture(inputs, tasks)
             for task in tasks:

@@ -60,18 +60,6 @@ CASES: Mapping[str, Case] = {
 }
 
 
-SMALLER: Mapping[str, Mapping[str, int]] = {
-    "care": {"encoders": 2},
-    "cgc": {"shared_experts": 1},
-    "dselect_k": {"experts": 3},
-    "mmoe": {"experts": 2},
-    "mti_net": {"channels": 32},
-    "pad_net": {"channels": 16},
-    "ple": {"shared_experts": 1},
-}
-"""Settings that make an architecture small."""
-
-
 @cache
 def digits() -> tuple[Tensor, Tensor]:
     """The first rows of scikit-learn's digits: images [N, 1, 8, 8] in [0, 1], and classes [N]."""
@@ -139,7 +127,7 @@ def architecture_on(name: str, backbone: str) -> Architecture:
         {STREAM: tuple(tasks)},
         backbone,
         make=make,
-        **SMALLER.get(name, {}),
+        small=True,
         epochs=EPOCHS,
         input_kind=case.kind,
         input_shape=tuple(shape),

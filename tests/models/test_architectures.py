@@ -26,7 +26,7 @@ def built(
 ) -> Architecture | None:
     """The architecture; None where it refuses the backbone, with a reason and what to use."""
     try:
-        return build(name, streams, backbone)
+        return build(name, streams, backbone, small=True)
     except ValueError as error:
         refusal = str(error)
     assert "use " in refusal.lower()
@@ -150,7 +150,7 @@ def test_what_was_learned_can_be_shown(name: str, backbone: str) -> None:
 def test_any_task_name_will_do(name: str) -> None:
     names = ("a.b", "type", "keys", "", "training", "über/größe")
     backbone = "mlp" if built(name, "mlp") else "cnn"
-    architecture = build(name, {"s.1": names}, backbone)
+    architecture = build(name, {"s.1": names}, backbone, small=True)
     architecture.start_step(0, 0)
     assert tuple(architecture(inputs_of({"s.1": names}, backbone), names)) == names
 
@@ -158,7 +158,7 @@ def test_any_task_name_will_do(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_is_captured_as_one_graph(name: str) -> None:
     backbone = "mlp" if built(name, "mlp") else "cnn"
-    architecture = build(name, TWO_STREAMS, backbone)
+    architecture = build(name, TWO_STREAMS, backbone, small=True)
     architecture.start_step(0, 0)
     inputs = inputs_of(TWO_STREAMS, backbone)
     compiled = torch.compile(architecture, backend="eager", fullgraph=True)
