@@ -270,6 +270,14 @@ def _explain(error: Exception, arguments: Sequence[str]) -> str:
     ours = re.match(r"UserError raised while resolving interpolation: (.*)", text)
     if ours:
         return ours[1]
+    if "mismatched input" in text or "extraneous input" in text:
+        garbled = _first_garbled(arguments)
+        if garbled is not None:
+            key, _, value = garbled.partition("=")
+            return (
+                f"{garbled}: a value with = or the like in it, as the folders of runs have, needs "
+                f"double quotes within the shell's single ones: '{key}=\"{value}\"'."
+            )
     several = re.match(r"Ambiguous value for argument '(.+)'", text)
     if several:
         return f"{several[1]}: for a run with each value add -m; a list is written KEY=[A,B]."
@@ -291,6 +299,21 @@ def _explain(error: Exception, arguments: Sequence[str]) -> str:
     if override and "is not a ListConfig" in text:
         return f"{override[1]}: give a list, for example tasks=[digit,ink]."
     return f"{override[1]}: {override[2]}." if override else f"{text}."
+
+
+def _first_garbled(arguments: Sequence[str]) -> str | None:
+    """The first KEY=VALUE whose value Hydra's grammar cannot read; None where all can be."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parser = OverridesParser.create()
+    for argument in arguments:
+        try:
+            parser.parse_override(argument)
+        except HydraException:
+            if "=" in argument and not argument.startswith("-"):
+                return argument
+    return None
 
 
 def _explain_key(key: str, leaves: Iterable[str], choices: Mapping[str, str]) -> str:

@@ -70,6 +70,13 @@ def check(message: str, *parts: str) -> None:
             ],
         ),
         ("dataset=digit", ["dataset=digit: there is no such choice. Did you mean digits?"]),
+        (
+            "tracking.baseline=outputs/equal,epochs=2/seed=0",
+            [
+                "tracking.baseline=outputs/equal,epochs=2/seed=0: a value with = or the like",
+                """'tracking.baseline="outputs/equal,epochs=2/seed=0"'.""",
+            ],
+        ),
         ("epoch=3", ["epoch: there is no such setting. Did you mean epochs?"]),
         ("batchsize=3", ["batchsize: there is no such setting. Did you mean batch_size?"]),
         ("engin.device=cpu", ["engin.device: there", "Did you mean engine.device?"]),
