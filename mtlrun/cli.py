@@ -273,10 +273,10 @@ def _explain(error: Exception, arguments: Sequence[str]) -> str:
     if "mismatched input" in text or "extraneous input" in text:
         garbled = _first_garbled(arguments)
         if garbled is not None:
-            key, _, value = garbled.partition("=")
+            name, _, value = garbled.partition("=")
             return (
                 f"{garbled}: a value with = or the like in it, as the folders of runs have, needs "
-                f"double quotes within the shell's single ones: '{key}=\"{value}\"'."
+                f"double quotes within the shell's single ones: '{name}=\"{value}\"'."
             )
     several = re.match(r"Ambiguous value for argument '(.+)'", text)
     if several:
