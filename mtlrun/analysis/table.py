@@ -1,10 +1,14 @@
 """What a comparison is before it is rendered: rows of means and spreads, with words around them."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from mtlrun.analysis.runs import Run
+
 Better = Literal["higher", "lower"]
+Verdict = Literal["gains", "loses", "unclear"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,76 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Transfer:
+    """What joint training does to one task.
+
+    Attributes:
+        task: the task.
+        change: mean over seeds of the mean relative change of the task's metrics against
+            single-task training, in percent, positive where better.
+        low: lower end of its 95 % interval; NaN where there is one seed.
+        high: upper end.
+    """
+
+    task: str
+    change: float
+    low: float = math.nan
+    high: float = math.nan
+
+    @property
+    def verdict(self) -> Verdict:
+        """``loses`` (negative transfer) or ``gains`` where the interval leaves 0 out."""
+        if self.high < 0:
+            return "loses"
+        return "gains" if self.low > 0 else "unclear"
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """A method against another one, seed by seed.
+
+    Attributes:
+        against: label of the other row.
+        difference: mean over seeds of the difference in delta_m over metrics, in percentage
+            points, positive where this row is better.
+        p: of the paired test, two-sided; NaN with fewer than two pairs.
+        adjusted: ``p`` corrected for the number of rows compared.
+        pairs: seeds that both have.
+    """
+
+    against: str
+    difference: float
+    p: float
+    adjusted: float
+    pairs: int
+
+
+@dataclass(frozen=True)
+class CriticalDifference:
+    """Friedman's test and Nemenyi's groups (Demsar, JMLR 2006, section 3.2.2).
+
+    Attributes:
+        labels: of the rows that were ranked, best mean rank first.
+        ranks: their mean ranks over the blocks; 1 is best.
+        blocks: how many rankings were averaged.
+        of: what a block is, in words.
+        p: of Friedman's test that all are equal.
+        distance: the mean ranks of two methods differ at the 5 % level where they are further
+            apart than this.
+        cliques: for each bar of the diagram first and last index into ``labels`` of methods that
+            do not differ.
+    """
+
+    labels: tuple[str, ...]
+    ranks: tuple[float, ...]
+    blocks: int
+    of: str
+    p: float
+    distance: float
+    cliques: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
 class Row:
     """A method.
 
@@ -57,6 +131,10 @@ class Row:
         label: its name in this table, without the settings that all rows have.
         baseline: the name of the row that its delta_m is against; empty where there is none.
         cells: one for each of the table's columns.
+        runs: one a seed.
+        differs: its values of those settings in which the rows of its table differ.
+        transfer: what it does to each task; empty where there is no single-task baseline.
+        test: against the table's reference; None where there is none, or it is the reference.
     """
 
     study: str
@@ -65,6 +143,10 @@ class Row:
     seeds: int
     baseline: str
     cells: tuple[Cell, ...]
+    runs: tuple[Run, ...] = ()
+    differs: Mapping[str, str] = field(default_factory=dict)
+    transfer: tuple[Transfer, ...] = ()
+    test: PairedTest | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +156,10 @@ class Table:
     Attributes:
         caption: sentences that define what is printed.
         notes: sentences on what is missing, and on what should not be compared.
+        protocol: what all its rows share and figures depend on: data, epochs, tasks.
+        answer: the finding in a few sentences: what is best, what is within noise of it, which
+            tasks lose.
+        ranking: None where there are too few rows or blocks to rank.
     """
 
     dataset: str
@@ -81,6 +167,9 @@ class Table:
     rows: tuple[Row, ...]
     caption: tuple[str, ...]
     notes: tuple[str, ...]
+    protocol: Mapping[str, str] = field(default_factory=dict)
+    answer: tuple[str, ...] = ()
+    ranking: CriticalDifference | None = None
 
     @property
     def studies(self) -> tuple[str, ...]:
