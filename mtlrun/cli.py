@@ -129,11 +129,15 @@ def _train(arguments: list[str]) -> int:
     from omegaconf.errors import OmegaConfBaseException
 
     from mtlrun import config as schema
+    from mtlrun.sweeping import plugins
+    from mtlrun.sweeping.sweeper import SWEEP_PROCESS
 
     traceback_wanted = os.environ.get("HYDRA_FULL_ERROR") == "1"
     # Hydra would print its own report and exit; the errors are explained here instead.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    os.environ[SWEEP_PROCESS] = str(os.getpid())
     schema.register()
+    plugins.register()
     OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
     FAILED.clear()
     _composed.cache_clear()
@@ -154,40 +158,46 @@ def _train(arguments: list[str]) -> int:
     finally:
         if not traceback_wanted:
             del os.environ["HYDRA_FULL_ERROR"]
-    sweep = not {"-m", "--multirun"}.isdisjoint(arguments)
-    return _report_failures(sweep, traceback_wanted) if FAILED else 0
+    return _report_failure(traceback_wanted) if FAILED else 0
 
 
 def _with_open_keys(argument: str) -> str:
-    """Some keys stand for any task or method, so Hydra's ``+`` for new keys is not asked for."""
+    """Some keys stand for any task or method, so Hydra's ``+`` for new keys is not asked for.
+
+    An experiment and a sweep are there already, as null, and may be added all the same.
+    """
+    if argument.startswith(("+experiment=", "+sweep=")):
+        return argument[1:]
     free = ("heads.of.", "toy.settings.", "toy.settings=")
     return f"++{argument}" if argument.startswith(free) else argument
 
 
-def _report_failures(sweep: bool, traceback_wanted: bool) -> int:
+def _report_failure(traceback_wanted: bool) -> int:
     line, error = FAILED[0]
-    if not sweep:
-        if traceback_wanted or isinstance(error, UserError):
-            raise error
-        print(f"mtlrun: {line}", file=sys.stderr)
-    else:
-        print(f"mtlrun: {len(FAILED)} of the sweep's jobs failed:", file=sys.stderr)
-        for line, _ in FAILED:
-            print(f"  {line}", file=sys.stderr)
+    if traceback_wanted or isinstance(error, UserError):
+        raise error
+    print(f"mtlrun: {line}", file=sys.stderr)
     print("A failed run's run.log says more; HYDRA_FULL_ERROR=1 shows tracebacks.", file=sys.stderr)
     return 1
 
 
-def _job(config: "DictConfig") -> None:
-    """One run of the app: a single run, or one of a sweep."""
+def _job(config: "DictConfig") -> float | None:
+    """One run of the app: a single run, or one of a sweep.
+
+    Returns:
+        what the run achieved of ``objective``, for sweepers that search; None where it has none.
+    """
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
     from omegaconf import OmegaConf
     from rich.console import Console
 
     from mtlrun.config import Config, choices_of, method_name, plain, unknown_settings
+    from mtlrun.sweeping.sweeper import WorkerStoppedError, in_worker
 
     hydra_config: Any = HydraConfig.get()
+    # A sweep of ours has a table of its jobs, which their own words would tear.
+    quiet = hydra_config.mode is RunMode.MULTIRUN and _is_ours(hydra_config.sweeper)
     folder = Path(hydra_config.runtime.output_dir)
     choices = choices_of(hydra_config)
     groups, changed = _changes(config, hydra_config)
@@ -206,14 +216,21 @@ def _job(config: "DictConfig") -> None:
         shown = Path(os.path.relpath(folder)) if folder.is_relative_to(Path.cwd()) else folder
         method = method_name(choices["weighting"], groups, changed)
         labels = Labels(choices, method, {**groups, **changed})
-        run(typed, shown, labels, Console(markup=False))  # names of folders have brackets
+        # names of folders have brackets
+        run(typed, shown, labels, Console(markup=False, quiet=quiet))
+    except Interrupted as stop:
+        if in_worker():
+            raise WorkerStoppedError(str(stop)) from stop
+        raise
     except Exception as error:
         text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        line = f"{folder.parent.name}/{folder.name}: {text}"
-        FAILED.append((line, error))
-        if hydra_config.mode is RunMode.MULTIRUN:
-            print(f"mtlrun: {line} The sweep goes on.", file=sys.stderr)
-            raise  # so that Hydra, too, counts the job as failed
+        FAILED.append((f"{folder.parent.name}/{folder.name}: {text}", error))
+        raise  # so that Hydra, too, counts the job as failed
+    return None
+
+
+def _is_ours(sweeper: Any) -> bool:
+    return str(sweeper.get("_target_", "")).startswith("hydra_plugins.mtlrun.")
 
 
 def _complete_toy(toy: "ToyConfig", config_name: str) -> None:

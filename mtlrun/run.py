@@ -29,6 +29,7 @@ from mtlrun.sampling.units import small_units
 from mtlrun.tracking import folder as run_folder
 from mtlrun.tracking.console import display, result_table
 from mtlrun.tracking.files import write_json
+from mtlrun.tracking.status import Displays, Reported, StatusFile
 from mtlrun.tracking.tables import ALWAYS
 from mtlrun.tracking.tracker import Description, Tracker
 from mtlrun.types import TaskInfo
@@ -59,8 +60,9 @@ def run(config: Config, folder: Path, labels: Labels, console: Console) -> Resul
         if result is not None:
             console.print(f"Already finished, nothing to do: {folder}", highlight=False)
         else:
-            result = _train(config, folder, labels, console, log)
-            write_json(folder / run_folder.RESULT, result)
+            with Reported(folder, config.epochs):
+                result = _train(config, folder, labels, console, log)
+                write_json(folder / run_folder.RESULT, result)
         _show(result, folder, config, console)
         return result
 
@@ -84,7 +86,12 @@ def _train(
         images=config.tracking.images,
     )
     steps = config.epochs * parts.loader.steps_per_epoch
-    shown = display(config.tracking.progress, console, config.epochs, steps, 0)
+    shown = Displays(
+        [
+            display(config.tracking.progress, console, config.epochs, steps, 0),
+            StatusFile(folder, config.epochs, steps),
+        ]
+    )
     tracker = Tracker(
         folder,
         tuple(tasks),

@@ -1,0 +1,65 @@
+"""The sweep over every combination, with the runs that it is compared with."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mtlrun.errors import UserError
+from mtlrun.sweeping.jobs import Job, expand
+from mtlrun.sweeping.sweeper import JobSweeper, conclude
+from mtlrun.sweeping.watch import Watch
+
+
+class GridSweeper(JobSweeper):
+    """Every combination of the values that a sweep's configuration and the command line give.
+
+    Args:
+        methods: keys with the values that are compared, as on a command line.
+        params: further keys with their values: seeds, settings.
+        baseline: overrides of one more job for each combination that is not of the methods, which
+            stands in their place; empty for none.
+        attempts: see :class:`JobSweeper`.
+        max_batch_size: how many jobs are handed to the launcher at once; None for all.
+    """
+
+    def __init__(
+        self,
+        methods: Mapping[str, Any],
+        params: Mapping[str, Any],
+        baseline: Sequence[str],
+        attempts: int = 3,
+        max_batch_size: int | None = None,
+    ) -> None:
+        super().__init__(attempts)
+        if max_batch_size is not None and max_batch_size < 1:
+            raise UserError(f"hydra.sweeper.max_batch_size={max_batch_size}: use 1 or more.")
+        self.methods = methods
+        self.params = params
+        self.baseline = list(baseline)
+        self.max_batch_size = max_batch_size
+
+    def jobs(self, arguments: Sequence[str]) -> list[Job]:
+        """The jobs of a command line; what it gives replaces the configuration's namesakes."""
+        typed = {axis.key.lstrip("+"): axis for axis in self.parsed(arguments)}
+        methods = self.parsed([f"{key}={value}" for key, value in self.methods.items()])
+        params = self.parsed([f"{key}={value}" for key, value in self.params.items()])
+        chosen = [typed.pop(axis.key, axis) for axis in methods]
+        others = [typed.pop(axis.key, axis) for axis in params]
+        return self.composed(expand(chosen, [*others, *typed.values()], self.baseline))
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Run all jobs.
+
+        Raises:
+            SweepError: some failed; the others are done.
+        """
+        jobs = self.jobs(arguments)
+        size = self.max_batch_size or len(jobs)
+        with Watch(jobs, self.config.tracking.progress) as watch:
+            failures = [
+                failure for batch in _batches(jobs, size) for failure in self.run_all(batch, watch)
+            ]
+        conclude(failures, len(jobs))
+
+
+def _batches(jobs: Sequence[Job], size: int) -> list[Sequence[Job]]:
+    return [jobs[at : at + size] for at in range(0, len(jobs), size)]

@@ -1,0 +1,54 @@
+"""One figure that says how a finished run did."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mtlrun.analysis.delta_m import delta_m, relative_change
+
+FEW = 3
+"""Tasks whose headline metrics fit into a line."""
+
+Result = Mapping[str, Any]
+
+
+def headline(result: Result, baselines: Sequence[Result | None]) -> str:
+    """delta_m against the baseline of the same dataset and seed, and the tasks' headline metrics.
+
+    Args:
+        result: what ``result.json`` holds.
+        baselines: those of single-task runs that there are so far.
+    """
+    figures = [
+        f"{task} {facts['headline']} {_shown(facts['metrics'][facts['headline']]['test'])}"
+        for task, facts in list(result["tasks"].items())[:FEW]
+    ]
+    if len(result["tasks"]) > FEW:
+        figures.append("...")
+    same = [
+        alone
+        for alone in baselines
+        if alone is not None
+        and (alone["dataset"], alone["seed"]) == (result["dataset"], result["seed"])
+        and alone["method"] != result["method"]
+    ]
+    change = against(result, same[0]) if same else None
+    before = [] if change is None else [f"delta_m {change:+.2f} %"]
+    return ", ".join([*before, *figures])
+
+
+def against(result: Result, alone: Result) -> float | None:
+    """delta_m over metrics on the test split; None where a figure is missing."""
+    changes: dict[str, dict[str, float]] = {}
+    for task, facts in result["tasks"].items():
+        for name, metric in facts["metrics"].items():
+            known = alone["tasks"].get(task, {}).get("metrics", {}).get(name, {}).get("test")
+            if not known or metric["test"] is None:
+                return None
+            changes.setdefault(task, {})[name] = relative_change(
+                metric["test"], known, higher_is_better=metric["higher_is_better"]
+            )
+    return delta_m(changes).over_metrics if changes else None
+
+
+def _shown(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.4g}"
