@@ -14,7 +14,7 @@ from mtlrun.errors import Interrupted, UserError, did_you_mean, nearest_hint
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from mtlrun.config import ToyConfig
+    from mtlrun.config import Config, ToyConfig
 
 FAILED: list[tuple[str, Exception]] = []
 """What went wrong in this process's jobs: a line each, and the error."""
@@ -226,7 +226,17 @@ def _job(config: "DictConfig") -> float | None:
         text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         FAILED.append((f"{folder.parent.name}/{folder.name}: {text}", error))
         raise  # so that Hydra, too, counts the job as failed
-    return None
+    return None if quiet else _objective(typed, folder)
+
+
+def _objective(config: "Config", folder: Path) -> float | None:
+    """For a sweeper that the user brings; ours look at the run folders themselves."""
+    from mtlrun.analysis.objective import DELTA_M, objective_value
+
+    baseline = config.tracking.baseline
+    if config.toy is not None or (config.objective in DELTA_M and baseline is None):
+        return None
+    return objective_value(config.objective, folder, Path(baseline) if baseline else None)
 
 
 def _is_ours(sweeper: Any) -> bool:
@@ -298,6 +308,9 @@ def _explain(error: Exception, arguments: Sequence[str]) -> str:
     several = re.match(r"Ambiguous value for argument '(.+)'", text)
     if several:
         return f"{several[1]}: for a run with each value add -m; a list is written KEY=[A,B]."
+    without = re.match(r"Sweep parameters '(.+)' requires --multirun", text)
+    if without:
+        return f"{without[1]}: values to sweep over need -m as well."
     missing = re.search(r"Could not find '([\w./-]+)'", text)
     if missing and "/" in missing[1]:
         group, name = missing[1].rsplit("/", 1)

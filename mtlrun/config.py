@@ -90,6 +90,7 @@ class Config:
     batch_size: int = 64
     tasks: list[str] | None = None
     select_on: str = "validation"
+    objective: str = "delta_m"
     dataset: dict[str, Any] = field(default_factory=dict)
     backbone: dict[str, Any] = field(default_factory=dict)
     heads: dict[str, Any] = field(default_factory=dict)
@@ -140,6 +141,7 @@ WITHOUT_EFFECT = (
     "outputs",
     "study",
     "seed",
+    "objective",
     "engine.workers",
     "engine.checkpoint_minutes",
     "tracking",

@@ -4,7 +4,7 @@ import errno
 import logging
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -100,7 +100,9 @@ def _train(
         description=Description(
             OmegaConf.to_yaml(OmegaConf.create(asdict(config))),
             _hyperparameters(config, labels),
-            [f"test/{name}/{headline(task)}" for name, task in tasks.items()],
+            {name: headline(task) for name, task in tasks.items()},
+            delta_m=f"{schedule.select_on}/delta_m",
+            delta_m_tracked=config.tracking.baseline is not None,
         ),
         files=_files(parts.model.architecture),
     )
@@ -115,14 +117,13 @@ def _train(
         baseline=changes_against("tracking.baseline", against, tasks) if against else None,
         alone=changes_against("weighting.baseline", alone, tasks) if alone else None,
     )
-    try:
+    with closing(parts.loader), tracker:
         with cpu_threads(threads):
             engine.fit()
             test = engine.test()
-    finally:
-        parts.loader.close()
-        tracker.close()
-    return summary(config, labels, engine, infos, test, threads, flops)
+        result = summary(config, labels, engine, infos, test, threads, flops)
+        tracker.finished(result, engine.steps)
+    return result
 
 
 def _files(architecture: Architecture) -> list[str]:
@@ -208,11 +209,19 @@ def _build_parts(
 
 
 def _hyperparameters(config: Config, labels: Labels) -> dict[str, Any]:
-    """The run's row of the HParams page. It shows five columns at first: these, then changes."""
-    names = ("weighting", "architecture", "backbone")
-    chosen = {name: labels.choices[name] for name in names if name in labels.choices}
-    changed = {key: value for key, value in labels.changed.items() if key != "optimizer.lr"}
-    return {**chosen, "lr": config.optimizer.get("lr"), "seed": config.seed, **changed}
+    """The run's row of the HParams page: the same columns for all runs, then what was changed."""
+    names = ("weighting", "architecture", "backbone", "sampler")
+    chosen = {name: labels.choices.get(name, "none") for name in names}
+    changed = {key: value for key, value in labels.changed.items() if key not in chosen}
+    return {
+        **chosen,
+        "changed": ", ".join(f"{key}={value}" for key, value in changed.items()) or "nothing",
+        "seed": str(config.seed),  # numbers are shown with four decimals
+        "epochs": config.epochs,
+        "batch_size": config.batch_size,
+        "lr": config.optimizer.get("lr"),
+        **changed,
+    }
 
 
 def _show(result: Result, folder: Path, config: Config, console: Console) -> None:

@@ -10,6 +10,9 @@ from hydra.core.plugins import Plugins
 
 PLUGINS = {
     "GridSweeper": "mtlrun.sweeping.grid",
+    "SearchSweeper": "mtlrun.sweeping.search",
+    "SubmititLauncher": "mtlrun.sweeping.launchers",
+    "RayLauncher": "mtlrun.sweeping.launchers",
 }
 """Class and module; a YAML of ``configs/hydra`` names it as ``hydra_plugins.mtlrun.<class>``."""
 

@@ -19,7 +19,6 @@ from mtlrun.sweeping.watch import Watch, written_at
 from mtlrun.tracking.folder import RESULT
 from mtlrun.tracking.status import first_line, read_status
 
-
 SWEEP_PROCESS = "MTLRUN_SWEEP_PROCESS"
 """Environment variable that tells a job's process which process the sweep itself is."""
 
@@ -61,7 +60,7 @@ def conclude(failures: Sequence[Failure], jobs: int) -> None:
         raise SweepError("\n".join([head, *lines, more]))
 
 
-class JobSweeper(Sweeper):  # type: ignore[misc]  # Hydra's class has no annotations
+class JobSweeper(Sweeper):
     """Runs batches of jobs with Hydra's launcher, again where their workers were lost.
 
     Args:
@@ -157,8 +156,8 @@ class JobSweeper(Sweeper):  # type: ignore[misc]  # Hydra's class has no annotat
         return [_error_of(back) for back in returns]
 
 
-def _error_of(back: JobReturn) -> Exception | None:
-    if back.status is JobStatus.COMPLETED:
+def _error_of(back: JobReturn | None) -> Exception | None:
+    if back is None or back.status is JobStatus.COMPLETED:
         return None
     error: Any = back._return_value  # its property would print and raise
     return error if isinstance(error, Exception) else RuntimeError(str(error))

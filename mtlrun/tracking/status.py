@@ -66,6 +66,7 @@ class StatusFile(Silent):
 
     def advance(self, step: int, epoch: int, losses: Sequence[Mapping[str, Any]]) -> None:
         """See :class:`mtlrun.tracking.console.Display`."""
+        del losses
         now = time.monotonic()
         if self._began is None:
             self._began = (now, step)

@@ -1,0 +1,133 @@
+"""What a finished run achieved where its model was selected: what a search optimises."""
+
+import csv
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mtlrun.analysis.delta_m import DeltaM, delta_m, relative_change
+from mtlrun.analysis.runs import RESULT
+from mtlrun.errors import UserError, did_you_mean
+
+DELTA_M = {"delta_m": "over_metrics", "delta_m/over_tasks": "over_tasks"}
+"""Objectives against a single-task run; others are ``task/metric``."""
+
+
+@dataclass(frozen=True)
+class Selected:
+    """A run's figures of the selected epoch on the split that selected it.
+
+    Attributes:
+        figures: for each task its metrics by name.
+        higher_is_better: likewise, their directions.
+    """
+
+    figures: Mapping[str, Mapping[str, float]]
+    higher_is_better: Mapping[str, Mapping[str, bool]]
+
+
+def selected_figures(folder: Path) -> Selected:
+    """The figures of a finished run.
+
+    Raises:
+        OSError, ValueError, KeyError: the run is not finished, or its files are damaged.
+    """
+    result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    split = "test" if result["select_on"] == "test" else "val"
+    epochs = _epochs(result)
+    directions = {
+        task: {name: metric["higher_is_better"] for name, metric in facts["metrics"].items()}
+        for task, facts in result["tasks"].items()
+    }
+    figures: dict[str, dict[str, float]] = {task: {} for task in directions}
+    with (folder / "metrics.csv").open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            task = row["task"]
+            known = task in directions and row["metric"] in directions[task]
+            if known and row["split"] == split and int(row["epoch"]) == epochs[task]:
+                figures[task][row["metric"]] = float(row["value"] or "nan")
+    return Selected(figures, directions)
+
+
+def _epochs(result: Mapping[str, Any]) -> dict[str, int]:
+    """For each task the epoch that was selected; networks of their own have epochs of their own."""
+    chosen = result["selected_epoch"]
+    if not isinstance(chosen, dict):
+        return dict.fromkeys(result["tasks"], chosen)
+    # The first task of each network stands for those that follow it.
+    epochs, epoch = {}, next(iter(chosen.values()))
+    for task in result["tasks"]:
+        epoch = chosen.get(task, epoch)
+        epochs[task] = epoch
+    return epochs
+
+
+def validation_delta_m(folder: Path, baseline: Path) -> DeltaM:
+    """delta_m of a run against a single-task run, both on the split that selected their models.
+
+    Raises:
+        UserError: a metric is missing on either side, or the baseline's is 0.
+    """
+    ours, alone = selected_figures(folder), selected_figures(baseline)
+    changes: dict[str, dict[str, float]] = {}
+    for task, figures in ours.figures.items():
+        for name, value in figures.items():
+            known = alone.figures.get(task, {}).get(name)
+            if not known:
+                raise UserError(
+                    f"There is no delta_m of {folder}: {task} {name} of the baseline {baseline} is "
+                    f"{'missing' if known is None else known}. Choose objective=TASK/METRIC."
+                )
+            better = ours.higher_is_better[task][name]
+            changes.setdefault(task, {})[name] = relative_change(
+                value, known, higher_is_better=better
+            )
+    return delta_m(changes)
+
+
+def is_maximised(objective: str, example: Path) -> bool:
+    """Whether more of an objective is better.
+
+    Args:
+        objective: ``delta_m``, ``delta_m/over_tasks`` or ``task/metric``.
+        example: a finished run with the same tasks.
+
+    Raises:
+        UserError: there is no such objective.
+    """
+    if objective in DELTA_M:
+        return True
+    directions = selected_figures(example).higher_is_better
+    task, name = _split(objective, directions)
+    return directions[task][name]
+
+
+def objective_value(objective: str, folder: Path, baseline: Path | None) -> float:
+    """What a finished run achieved.
+
+    Raises:
+        UserError: there is no such objective, or it needs a baseline and none is given.
+    """
+    if objective in DELTA_M:
+        if baseline is None:
+            raise UserError(
+                f"objective={objective} needs a single-task run to compare with: name one with "
+                "tracking.baseline=FOLDER, or choose objective=TASK/METRIC."
+            )
+        return float(getattr(validation_delta_m(folder, baseline), DELTA_M[objective]))
+    selected = selected_figures(folder)
+    task, name = _split(objective, selected.higher_is_better)
+    return selected.figures[task].get(name, float("nan"))
+
+
+def _split(objective: str, known: Mapping[str, Mapping[str, object]]) -> tuple[str, str]:
+    for task, metrics in known.items():
+        for name in metrics:
+            if objective == f"{task}/{name}":
+                return task, name
+    names = [*DELTA_M, *(f"{task}/{name}" for task, metrics in known.items() for name in metrics)]
+    raise UserError(
+        f"objective={objective}: there is no such figure. {did_you_mean(objective, names)}"
+    )
