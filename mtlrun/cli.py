@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,30 +92,39 @@ def _list(arguments: list[str]) -> int:
     return list_command(arguments, config_folder())
 
 
-def _compare(arguments: list[str]) -> int:
-    from mtlrun.analysis.command import compare_command
-
-    return compare_command(arguments)
-
-
 def _data(arguments: list[str]) -> int:
     """``mtlrun data prepare NAME ...``: each dataset that can be prepared has a ``command``."""
-    from importlib import import_module
-
     folder = Path(__file__).parent / "data"
     known = sorted(path.parent.name for path in folder.glob("*/command.py"))
     if arguments[:1] != ["prepare"] or len(arguments) < 2 or arguments[1] not in known:
         raise UserError(
             f"Use: mtlrun data prepare NAME --from PATH, with NAME one of {', '.join(known)}."
         )
-    command = import_module(f"mtlrun.data.{arguments[1]}.command")
-    code: int = command.prepare_command(arguments[2:])
-    return code
+    return _from(f"mtlrun.data.{arguments[1]}.command", "prepare_command")(arguments[2:])
 
 
-VERBS: dict[str, Callable[[list[str]], int]] = {
+Verb = Callable[[list[str]], int]
+
+
+def _from(module: str, name: str) -> Verb:
+    """A verb whose module is imported when it is used: most need pandas, some torch."""
+
+    def command(arguments: list[str]) -> int:
+        verb: Verb = getattr(import_module(module), name)
+        return verb(arguments)
+
+    return command
+
+
+VERBS: dict[str, Verb] = {
     "list": _list,
-    "compare": _compare,
+    "compare": _from("mtlrun.analysis.command", "compare_command"),
+    "report": _from("mtlrun.analysis.report.command", "report_command"),
+    "plot": _from("mtlrun.analysis.plots.command", "plot_command"),
+    "tensorboard": _from("mtlrun.analysis.board", "board_command"),
+    "evaluate": _from("mtlrun.inference.evaluate", "evaluate_command"),
+    "predict": _from("mtlrun.inference.predict", "predict_command"),
+    "export": _from("mtlrun.inference.export", "export_command"),
     "data": _data,
 }
 
