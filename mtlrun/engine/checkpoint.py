@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from mtlrun.durable import replace_file, sync_folder
 from mtlrun.errors import UserError
 
 FORMAT = 1
+BEST, LAST = "best.pt", "last.pt"
 DIGEST = 32
 """Bytes at the end of a file: the SHA-256 of those before. ``torch.load`` does not mind them."""
 
@@ -38,7 +40,7 @@ def rotate_and_write(folder: Path, state: Mapping[str, Any]) -> None:
 
     The new file is complete before either name changes, so at any moment one of the two is whole.
     """
-    last = folder / "last.pt"
+    last = folder / LAST
     fresh = folder / "fresh.pt"
     write(fresh, state)
     if last.exists():
@@ -75,6 +77,21 @@ def read(path: Path) -> dict[str, Any]:
     return state
 
 
+def load_model(path: Path, model: nn.Module) -> dict[str, Any]:
+    """Fill a network with the weights in a checkpoint.
+
+    Returns:
+        the checkpoint.
+
+    Raises:
+        UserError: see :func:`read`.
+        RuntimeError: it is of another network; torch names the entries.
+    """
+    state = read(path)
+    model.load_state_dict(state["model"])
+    return state
+
+
 def _is_whole(path: Path) -> bool:
     data = memoryview(path.read_bytes())
     return hashlib.sha256(data[:-DIGEST]).digest() == data[-DIGEST:]
@@ -90,7 +107,7 @@ def read_latest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
         UserError: where the newest whole one has another format.
     """
     remarks: list[str] = []
-    for name in ("last.pt", "previous.pt"):
+    for name in (LAST, "previous.pt"):
         path = folder / name
         if not path.exists():
             continue

@@ -17,7 +17,7 @@ from mtlrun.data.base import Dataset
 from mtlrun.engine import checkpoint
 from mtlrun.engine.backward import Forward
 from mtlrun.engine.evaluation import Figures, Selection, as_evaluation, evaluate, headline
-from mtlrun.engine.ledger import Ledger, nonfinite_loss
+from mtlrun.engine.ledger import Ledger, nonfinite_loss, of_task, of_term
 from mtlrun.engine.loader import EvaluationLoader, Placement, TrainLoader
 from mtlrun.engine.pictures import dense_pictures
 from mtlrun.engine.probe import GradientProbe
@@ -139,8 +139,7 @@ class Engine:
 
         With ``select_on=test``, those of the best epoch as it was seen in training.
         """
-        state = checkpoint.read(self.folder / "best.pt")
-        self.parts.model.load_state_dict(state["model"])
+        checkpoint.load_model(self.folder / checkpoint.BEST, self.parts.model)
         figures = evaluate(self.forward, self._loader("test"))
         if self.schedule.select_on != "test":
             self.tracker.metrics(self.epoch, self.steps, "test", figures)
@@ -184,8 +183,8 @@ class Engine:
         sampler.refresh(self._probe.cosines(sampler.units, self.epoch, self.steps))
 
     def _nonfinite(self, number: int) -> None:
-        tasks = [f"task {name}" for name in self.parts.tasks]
-        name = [*tasks, *(f"the auxiliary loss {term}" for term in self.ledger.terms)][number]
+        losses = [*map(of_task, self.parts.tasks), *map(of_term, self.ledger.terms)]
+        name = losses[number]
         if not self.schedule.skip_nonfinite:
             raise nonfinite_loss(name, self.steps)
         self.log.warning("step %d skipped: loss or gradient of %s not finite", self.steps, name)
@@ -289,7 +288,7 @@ class Engine:
     def _keep_best(self, improved: list[int]) -> None:
         """Write ``best.pt``; independent networks are kept each from its own best epoch."""
         model = self.parts.model.state_dict()
-        path = self.folder / "best.pt"
+        path = self.folder / checkpoint.BEST
         groups = self.selection.groups
         if len(groups) > 1 and len(improved) < len(groups):
             kept: dict[str, Any] = checkpoint.read(path)["model"]

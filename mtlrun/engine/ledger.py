@@ -86,12 +86,12 @@ class Ledger:
             for term in figures.terms:
                 value = next(values)
                 if not math.isfinite(value):
-                    raise nonfinite_loss(f"the auxiliary loss {term}", step)
+                    raise nonfinite_loss(of_term(term), step)
                 self._terms[term].add(value)
             for index in figures.present:
                 loss = next(losses)
                 if not math.isfinite(loss):
-                    raise nonfinite_loss(f"task {self.tasks[index]}", step)
+                    raise nonfinite_loss(of_task(self.tasks[index]), step)
                 self._add_loss(index, loss)
                 if figures.weights is not None:
                     self.latest_weights[index] = next(weights)
@@ -209,6 +209,16 @@ def _plain(means: Sequence[Mean]) -> list[list[float]]:
 def loss_ratio(loss: float, initial: float) -> float:
     """L(now) / L(0), NaN where the first loss was 0."""
     return loss / initial if initial else NAN
+
+
+def of_task(name: str) -> str:
+    """How messages call the loss of a task."""
+    return f"task {name}"
+
+
+def of_term(name: str) -> str:
+    """How messages call an auxiliary loss."""
+    return f"the auxiliary loss {name}"
 
 
 def nonfinite_loss(name: str, step: int) -> UserError:

@@ -87,3 +87,24 @@ def expect_probability(argument: str, value: float) -> None:
     """Raise a ValueError where ``value`` is no dropout rate, 0 <= value < 1."""
     if not 0 <= value < 1:
         raise ValueError(f"{argument}={value} must be at least 0 and below 1")
+
+
+def expect_stages(argument: str, stages: Sequence[int] | None, count: int) -> list[int]:
+    """The stages of a backbone that a setting names, counted from 0; all of them for None.
+
+    Args:
+        argument: the setting, for the message.
+        stages: counted from 1.
+        count: how many the backbone has.
+
+    Raises:
+        ValueError: there is no such stage, or none is named.
+    """
+    if stages is None:
+        return list(range(count))
+    if not stages or not all(1 <= stage <= count for stage in stages):
+        raise ValueError(
+            f"architecture.{argument}={list(stages)}: this backbone has the stages 1 to {count}. "
+            "Use some of these, or null for all"
+        )
+    return sorted({stage - 1 for stage in stages})

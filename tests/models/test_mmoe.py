@@ -7,7 +7,8 @@ from torch import nn
 
 from mtlrun.models.architectures.mmoe import MMoE
 from mtlrun.models.layers import resize
-from mtlrun.models.sharing.experts import GateInput, run_stages
+from mtlrun.models.sharing.experts import GateInput
+from mtlrun.models.sharing.reading import run_stages
 
 TASKS = ("a", "b", "c")
 

@@ -7,12 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from mtlrun.models.architectures.base import Architecture, MakeBackbone
+from mtlrun.models.architectures.base import MakeBackbone
 from mtlrun.models.backbones.base import Backbone, Kept
+from mtlrun.models.checks import expect_stages
 from mtlrun.models.sharing.depth import behind_others, drop_unread, last_common_layer
-from mtlrun.models.sharing.reading import Reading
+from mtlrun.models.sharing.reading import Reading, StageReading
 from mtlrun.settings import check_positive, check_whole
-from mtlrun.types import Layout, Structure
+from mtlrun.types import Structure
 
 ADAPTED = (nn.Linear, nn.modules.conv._ConvNd, nn.RNNBase, nn.MultiheadAttention)
 """Modules whose matrices are adapted. Scales, shifts, positions and the like stay shared."""
@@ -21,7 +22,7 @@ RUNNING = nn.modules.batchnorm._NormBase
 """Modules that may hold running statistics."""
 
 
-class Adapters(Architecture):
+class Adapters(StageReading):
     """Task-conditioned low-rank adapters on a shared backbone.
 
     Task t sees each matrix W of the adapted stages as W + (alpha / rank) B_t A_t (LoRA: Hu et al.,
@@ -75,7 +76,7 @@ class Adapters(Architecture):
         self.backbone = make_backbone(0)
         self.reading = Reading(self.backbone, reads)
         self.last = {task: max(self.reading.of(task)) for task in self.stream_of}
-        chosen = _chosen(stages, len(self.backbone.stages))
+        chosen = expect_stages("stages", stages, len(self.backbone.stages))
         drop_unread(self.backbone, self.reading, list(self.stream_of))
         read = [stage for stage in chosen if stage <= max(self.last.values())]
         self.matrices = {
@@ -190,14 +191,6 @@ class Adapters(Architecture):
         """The backbone's last layer that all heads' stages rest on."""
         return last_common_layer(self.backbone, self.reading, list(self.stream_of))
 
-    def out_channels(self, task: str) -> int:
-        """Channels of the stages that the task's head reads."""
-        return self.reading.out_channels(task)
-
-    def layout(self, task: str) -> Layout:
-        """That of the stages that the task's head reads."""
-        return self.reading.layout(task)
-
     def structure(self) -> list[Structure]:
         """How large the tasks' updates are beside the weights: the norms of all of a stage."""
         weights = dict(self.backbone.named_parameters())
@@ -295,18 +288,6 @@ def _loaded(architecture: nn.Module, _keys: object) -> None:
     assert isinstance(architecture, Adapters)
     if not architecture.begun:
         architecture.take_statistics()
-
-
-def _chosen(stages: Sequence[int] | None, count: int) -> list[int]:
-    """The stages to adapt, counted from 0."""
-    if stages is None:
-        return list(range(count))
-    if not stages or any(not 1 <= stage <= count for stage in stages):
-        raise ValueError(
-            f"stages={list(stages)}: this backbone has the stages 1 to {count}; use some of these, "
-            "or null for all"
-        )
-    return sorted({stage - 1 for stage in stages})
 
 
 def _matrices(backbone: Backbone, stage: int, embeddings: bool) -> list[str]:

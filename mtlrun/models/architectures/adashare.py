@@ -28,7 +28,7 @@ from mtlrun.models.sharing.searching import (
     gumbel_softmax,
 )
 from mtlrun.models.sharing.skipping import SkippingTrunk, example
-from mtlrun.types import InputKind, Layout, Structure
+from mtlrun.types import InputKind, Structure
 
 LOWEST = 0.01
 """The temperature at which its decay ends: at 0 there would be no choice, and no gradient."""
@@ -242,9 +242,8 @@ class AdaShare(Searching):
         """See :meth:`Architecture.features`."""
         gates = self._gates(tasks)
         found: dict[str, Tensor] = {}
-        for stream in dict.fromkeys(self.stream_of[task] for task in tasks):
-            here = {task: gates[task] for task in tasks if self.stream_of[task] == stream}
-            found |= self.trunk(inputs[stream], here)
+        for stream, here in self.by_stream(tasks).items():
+            found |= self.trunk(inputs[stream], {task: gates[task] for task in here})
         return {task: found[task] for task in tasks}
 
     # -- terms -------------------------------------------------------------------------------------
@@ -315,16 +314,6 @@ class AdaShare(Searching):
     def learning_rates(self) -> list[tuple[list[nn.Parameter], float]]:
         """The policies' is ``rate`` times the network's."""
         return [(list(self.logits), self._rate)] if self.logits else []
-
-    # -- what heads read ---------------------------------------------------------------------------
-
-    def out_channels(self, task: str) -> int:
-        """Channels of the stages that the task's head reads."""
-        return self.reading.out_channels(task)
-
-    def layout(self, task: str) -> Layout:
-        """That of the stages that the task's head reads."""
-        return self.reading.layout(task)
 
     # -- over a run --------------------------------------------------------------------------------
 

@@ -64,6 +64,13 @@ class Architecture(nn.Module):
         self.stream_of = {task: stream for stream, tasks in streams.items() for task in tasks}
         self.terms: dict[str, float] = {}
 
+    def by_stream(self, tasks: Sequence[str]) -> dict[str, list[str]]:
+        """Those of ``tasks`` that each stream carries, in the order of its first task."""
+        found: dict[str, list[str]] = {}
+        for task in tasks:
+            found.setdefault(self.stream_of[task], []).append(task)
+        return found
+
     @property
     def one_representation(self) -> bool:
         """Whether all tasks of a stream read the very same tensor, and there is one stream."""

@@ -4,13 +4,12 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-from mtlrun.models.architectures.base import Architecture, MakeBackbone
+from mtlrun.models.architectures.base import MakeBackbone
 from mtlrun.models.sharing.depth import behind_others, drop_unread, last_common_layer
-from mtlrun.models.sharing.reading import Reading, stage_outputs
-from mtlrun.types import Layout
+from mtlrun.models.sharing.reading import Reading, StageReading, stage_outputs
 
 
-class HPS(Architecture):
+class HPS(StageReading):
     """Hard parameter sharing (Caruana, 1993): one backbone that all tasks read.
 
     The tasks of a stream read the very same tensor, computed once.
@@ -42,8 +41,7 @@ class HPS(Architecture):
     def features(self, inputs: Mapping[str, Tensor], tasks: Sequence[str]) -> dict[str, Tensor]:
         """See :meth:`Architecture.features`."""
         found: dict[str, Tensor] = {}
-        for stream in dict.fromkeys(self.stream_of[task] for task in tasks):
-            here = [task for task in tasks if self.stream_of[task] == stream]
+        for stream, here in self.by_stream(tasks).items():
             outputs = stage_outputs(self.backbone, inputs[stream], self.reading.deepest(here))
             found |= self.reading.shared(here, outputs)
         return {task: found[task] for task in tasks}
@@ -60,11 +58,3 @@ class HPS(Architecture):
     def last_shared_layer(self) -> list[nn.Parameter]:
         """The backbone's last layer, or that of the last stage that all heads' stages rest on."""
         return last_common_layer(self.backbone, self.reading, list(self.stream_of))
-
-    def out_channels(self, task: str) -> int:
-        """Channels of the stages that the task's head reads."""
-        return self.reading.out_channels(task)
-
-    def layout(self, task: str) -> Layout:
-        """That of the stages that the task's head reads."""
-        return self.reading.layout(task)

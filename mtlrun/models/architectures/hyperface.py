@@ -7,11 +7,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mtlrun.models.architectures.base import Architecture, MakeBackbone
-from mtlrun.models.backbones.base import Backbone, Kept
+from mtlrun.models.backbones.base import Backbone
 from mtlrun.models.checks import expect_widths
 from mtlrun.models.layers import Pointwise, channel_dimension, only_tokens, pooled, token_mask
 from mtlrun.models.sharing.attention import brought
 from mtlrun.models.sharing.probing import Shape, stage_shapes
+from mtlrun.models.sharing.reading import stage_outputs
 from mtlrun.types import InputKind, Layout, OutputShape
 
 
@@ -85,20 +86,16 @@ class HyperFace(Architecture):
 
     def features(self, inputs: Mapping[str, Tensor], tasks: Sequence[str]) -> dict[str, Tensor]:
         """See :meth:`Architecture.features`."""
-        streams = dict.fromkeys(self.stream_of[task] for task in tasks)
-        found = {stream: self._fused(inputs[stream]) for stream in streams}
+        found = {stream: self._fused(inputs[stream]) for stream in self.by_stream(tasks)}
         return {task: found[self.stream_of[task]] for task in tasks}
 
     def _fused(self, inputs: Tensor) -> Tensor:
         """What all tasks of a stream read."""
-        parts: list[Tensor] = []
-        kept: Kept = {}
-        features = inputs
-        for stage in range(self.chosen[-1] + 1):
-            features = self.backbone.step(stage, features, kept)
-            if stage in self.chosen:
-                mean = self.fused_layout == "vector"
-                parts.append(pooled(features, self.backbone.layouts[stage]) if mean else features)
+        outputs = stage_outputs(self.backbone, inputs, self.chosen[-1])
+        parts = [outputs[stage] for stage in self.chosen]
+        if self.fused_layout == "vector":
+            layouts = [self.backbone.layouts[stage] for stage in self.chosen]
+            parts = [pooled(part, layout) for part, layout in zip(parts, layouts, strict=True)]
         last = parts[-1]
         beside = [bring(part, last) for bring, part in zip(self.bring, parts[:-1], strict=True)]
         joined = torch.cat([*beside, last], channel_dimension(self.fused_layout))

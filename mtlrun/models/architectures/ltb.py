@@ -169,8 +169,7 @@ class LTB(Searching):
         """See :meth:`Architecture.features`."""
         weights = [] if self._phase == FIXED else self._weights()
         found: dict[str, Tensor] = {}
-        for stream in dict.fromkeys(self.stream_of[task] for task in tasks):
-            here = [task for task in tasks if self.stream_of[task] == stream]
+        for stream, here in self.by_stream(tasks).items():
             if self._phase == FIXED:
                 found |= self._along_tree(inputs[stream], here)
             else:
@@ -326,16 +325,6 @@ class LTB(Searching):
     def learning_rates(self) -> list[tuple[list[nn.Parameter], float]]:
         """The logits' is ``rate`` times the network's."""
         return [([*self.logits, *self.own_logits], self._rate)]
-
-    # -- what heads read ---------------------------------------------------------------------------
-
-    def out_channels(self, task: str) -> int:
-        """Channels of the stages that the task's head reads."""
-        return self.reading.out_channels(task)
-
-    def layout(self, task: str) -> Layout:
-        """That of the stages that the task's head reads."""
-        return self.reading.layout(task)
 
     # -- over a run --------------------------------------------------------------------------------
 

@@ -6,20 +6,20 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from mtlrun.models.architectures.base import Architecture, MakeBackbone
+from mtlrun.models.architectures.base import MakeBackbone
 from mtlrun.models.backbones.base import Backbone, Kept
 from mtlrun.models.layers import only_tokens, token_mask
 from mtlrun.models.residual import residual_blocks
 from mtlrun.models.sharing.attention import Link, Mask
 from mtlrun.models.sharing.probing import stage_shapes
-from mtlrun.models.sharing.reading import Reading
-from mtlrun.types import InputKind, Layout, Structure
+from mtlrun.models.sharing.reading import Reading, StageReading
+from mtlrun.types import InputKind, Structure
 
 RESIDUAL_REDUCTION = 4
 """Of the authors' ResNet."""
 
 
-class MTAN(Architecture):
+class MTAN(StageReading):
     """Multi-task attention network (Liu, Johns and Davison, CVPR 2019, section 3.2).
 
     One backbone computes shared features; each task i multiplies them by a mask of its own at each
@@ -112,8 +112,7 @@ class MTAN(Architecture):
     def features(self, inputs: Mapping[str, Tensor], tasks: Sequence[str]) -> dict[str, Tensor]:
         """See :meth:`Architecture.features`."""
         found: dict[str, Tensor] = {}
-        for stream in dict.fromkeys(self.stream_of[task] for task in tasks):
-            here = [task for task in tasks if self.stream_of[task] == stream]
+        for stream, here in self.by_stream(tasks).items():
             found |= self._of_stream(inputs[stream], here)
         return {task: found[task] for task in tasks}
 
@@ -211,16 +210,6 @@ class MTAN(Architecture):
             return self.backbone.last_layer()
         matrices = [p for p in self.backbone.stages[: common + 1].parameters() if p.dim() >= 2]
         return matrices[-1:]
-
-    # -- what heads read ---------------------------------------------------------------------------
-
-    def out_channels(self, task: str) -> int:
-        """Channels of the stages that the task's head reads."""
-        return self.reading.out_channels(task)
-
-    def layout(self, task: str) -> Layout:
-        """That of the stages that the task's head reads."""
-        return self.reading.layout(task)
 
     # -- over a run --------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mtlrun.models.architectures.base import Architecture, MakeBackbone, Pass
-from mtlrun.models.backbones.base import Backbone, Kept
+from mtlrun.models.backbones.base import Backbone
 from mtlrun.models.checks import expect_choice
 from mtlrun.models.layers import resize
 from mtlrun.models.sharing.distillation import (
@@ -17,6 +17,7 @@ from mtlrun.models.sharing.distillation import (
 )
 from mtlrun.models.sharing.probing import stage_shapes
 from mtlrun.models.sharing.propagation import PROPAGATIONS, FeaturePropagation
+from mtlrun.models.sharing.reading import stage_outputs
 from mtlrun.settings import check_not_negative, check_whole
 from mtlrun.types import InputKind, Layout, OutputShape, Structure
 
@@ -122,9 +123,8 @@ class MTINet(Architecture):
     def _run(self, inputs: Mapping[str, Tensor], tasks: Sequence[str], *, supervised: bool) -> Pass:
         """Features of ``tasks``, and where asked for their initial predictions."""
         found = Pass({})
-        for stream in dict.fromkeys(self.stream_of[task] for task in tasks):
-            here = [task for task in tasks if self.stream_of[task] == stream]
-            maps = self._maps(inputs[stream])
+        for stream, here in self.by_stream(tasks).items():
+            maps = stage_outputs(self.backbone, inputs[stream], self.depth - 1)
             parts: dict[str, list[Tensor]] = {task: [] for task in here}
             received: list[Tensor] | None = None
             for stage, scale in zip(self.stages, self._scales(), strict=True):
@@ -140,14 +140,6 @@ class MTINet(Architecture):
                 found.features[task] = torch.cat(resized, 1)
         found.features = {task: found.features[task] for task in tasks}
         return found
-
-    def _maps(self, inputs: Tensor) -> list[Tensor]:
-        """The outputs of the backbone's stages, up to the last that is a scale."""
-        kept: Kept = {}
-        outputs: list[Tensor] = []
-        for number in range(self.depth):
-            outputs.append(self.backbone.step(number, outputs[-1] if outputs else inputs, kept))
-        return outputs
 
     # -- parameters --------------------------------------------------------------------------------
 

@@ -105,7 +105,7 @@ class PADNet(Architecture):
         """Features of ``tasks``, and where asked for their initial predictions."""
         found = Pass({})
         branched: dict[str, list[Tensor]] = {}
-        for stream in dict.fromkeys(self.stream_of[task] for task in tasks):
+        for stream in self.by_stream(tasks):
             last = stage_outputs(self.backbone, inputs[stream])[-1]
             branched[stream] = [branch(last) for branch in self.branches]
         for task in tasks:

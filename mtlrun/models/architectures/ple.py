@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from mtlrun.models.architectures.base import Architecture, MakeBackbone
+from mtlrun.models.architectures.base import MakeBackbone
 from mtlrun.models.backbones.base import Backbone, Kept
 from mtlrun.models.layers import pooled
 from mtlrun.models.sharing.depth import drop_unread, last_common_layer
@@ -18,12 +18,11 @@ from mtlrun.models.sharing.experts import (
     expect_count,
     expect_read,
     mixed,
-    run_stages,
     run_stem,
     stem_stages,
 )
-from mtlrun.models.sharing.reading import Reading, stage_outputs
-from mtlrun.types import InputKind, Layout, Structure
+from mtlrun.models.sharing.reading import Reading, StageReading, run_stages, stage_outputs
+from mtlrun.types import InputKind, Structure
 
 
 class Level(nn.Module):
@@ -80,7 +79,7 @@ class Level(nn.Module):
         return weights
 
 
-class PLE(Architecture):
+class PLE(StageReading):
     """Progressive layered extraction (Tang et al., RecSys 2020, section 4.2).
 
     Some experts are shared, and each task has experts of its own. The network is cut into levels.
@@ -172,8 +171,7 @@ class PLE(Architecture):
     def features(self, inputs: Mapping[str, Tensor], tasks: Sequence[str]) -> dict[str, Tensor]:
         """See :meth:`Architecture.features`."""
         found: dict[str, Tensor] = {}
-        for stream in dict.fromkeys(self.stream_of[task] for task in tasks):
-            here = [task for task in tasks if self.stream_of[task] == stream]
+        for stream, here in self.by_stream(tasks).items():
             if self._alone:
                 deepest = self.reading.deepest(here)
                 outputs = stage_outputs(self._copies[0], inputs[stream], deepest)
@@ -303,16 +301,6 @@ class PLE(Architecture):
         copies, tasks = [self._copies[expert] for expert in self._shared], list(self._own)
         layers = [last_common_layer(copy, self.reading, tasks) for copy in copies]
         return [weight for layer in layers for weight in layer]
-
-    # -- what heads read ---------------------------------------------------------------------------
-
-    def out_channels(self, task: str) -> int:
-        """Channels of the stages that the task's head reads."""
-        return self.reading.out_channels(task)
-
-    def layout(self, task: str) -> Layout:
-        """That of the stages that the task's head reads."""
-        return self.reading.layout(task)
 
     # -- over a run --------------------------------------------------------------------------------
 

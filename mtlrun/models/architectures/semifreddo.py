@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from mtlrun.models.architectures.base import MakeBackbone
 from mtlrun.models.architectures.single_task import SingleTask
 from mtlrun.models.backbones.base import Kept
-from mtlrun.models.sharing.experts import run_stages
+from mtlrun.models.checks import expect_stages
+from mtlrun.models.sharing.reading import run_stages
 from mtlrun.models.sharing.units import with_padding_of
 from mtlrun.types import Structure
 
@@ -61,7 +62,12 @@ class Semifreddo(SingleTask):
         super().__init__(make_backbone=make_backbone, streams=streams, reads=reads)
         self.backbone = make_backbone(0).requires_grad_(False).eval()
         count = len(self.backbone.stages)
-        mixed = _mixed(mix_after, count)
+        if mix_after is not None and not mix_after:
+            raise ValueError(
+                "architecture.mix_after=[] takes nothing from the frozen core. Use stages, counted "
+                "from 1, or architecture=single_task"
+            )
+        mixed = expect_stages("mix_after", mix_after, count)
         # For each task the stages that are blended; those behind what its head reads are not made
         self.mixed_of = {
             task: [stage for stage in mixed if stage <= self.reading.deepest([task])]
@@ -89,8 +95,8 @@ class Semifreddo(SingleTask):
     def features(self, inputs: Mapping[str, Tensor], tasks: Sequence[str]) -> dict[str, Tensor]:
         """See :meth:`Architecture.features`."""
         frozen: dict[str, list[Tensor]] = {}
-        for stream in dict.fromkeys(self.stream_of[task] for task in tasks):
-            last = max(self.mixed_of[task][-1] for task in tasks if self.stream_of[task] == stream)
+        for stream, here in self.by_stream(tasks).items():
+            last = max(self.mixed_of[task][-1] for task in here)
             with torch.no_grad():
                 frozen[stream] = run_stages(self.backbone, range(last + 1), inputs[stream], {})
         found: dict[str, Tensor] = {}
@@ -128,24 +134,3 @@ class Semifreddo(SingleTask):
             row[: len(alpha)] = alpha.detach().sigmoid()
         stages = tuple(f"stage {stage + 1}" for stage in self.mixed)
         return [Structure("frozen_share", tuple(self.stream_of), stages, shares)]
-
-
-def _mixed(mix_after: Sequence[int] | None, count: int) -> list[int]:
-    """The stages that are blended, counted from 0.
-
-    Raises:
-        ValueError: there is no such stage, or none is named.
-    """
-    if mix_after is None:
-        return list(range(count))
-    if not mix_after:
-        raise ValueError(
-            "architecture.mix_after=[] takes nothing from the frozen core. Use stages, counted "
-            "from 1, or architecture=single_task"
-        )
-    if not all(1 <= stage <= count for stage in mix_after):
-        raise ValueError(
-            f"architecture.mix_after={list(mix_after)}: this backbone has the stages 1 to {count}. "
-            "Use some of these, or null for all"
-        )
-    return sorted({stage - 1 for stage in mix_after})

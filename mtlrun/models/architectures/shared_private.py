@@ -12,7 +12,7 @@ from mtlrun.models.architectures.hps import HPS
 from mtlrun.models.backbones.base import Backbone, Kept
 from mtlrun.models.checks import expect_choice
 from mtlrun.models.layers import channel_dimension, pooled
-from mtlrun.models.sharing.experts import run_stages
+from mtlrun.models.sharing.reading import run_stages
 from mtlrun.settings import check_not_negative
 from mtlrun.types import InputKind, Structure
 
@@ -189,8 +189,7 @@ class SharedPrivate(HPS):
             deepest: the last stage wanted, counted from 0; None is what the tasks' heads read.
         """
         passes: dict[str, _SharedPass] = {}
-        for stream in dict.fromkeys(self.stream_of[task] for task in tasks):
-            here = [task for task in tasks if self.stream_of[task] == stream]
+        for stream, here in self.by_stream(tasks).items():
             last = self.reading.deepest(here) if deepest is None else deepest
             kept: Kept = {}
             stem = run_stages(self.backbone, range(self.stem), inputs[stream], kept)

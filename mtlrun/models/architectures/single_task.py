@@ -4,14 +4,13 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-from mtlrun.models.architectures.base import Architecture, MakeBackbone
+from mtlrun.models.architectures.base import MakeBackbone
 from mtlrun.models.backbones.base import Backbone
 from mtlrun.models.sharing.depth import drop_unread
-from mtlrun.models.sharing.reading import Reading, stage_outputs
-from mtlrun.types import Layout
+from mtlrun.models.sharing.reading import Reading, StageReading, stage_outputs
 
 
-class SingleTask(Architecture):
+class SingleTask(StageReading):
     """A backbone of its own for each task; nothing is shared.
 
     Every backbone starts from the same weights, those of the one backbone of a run with shared
@@ -60,11 +59,3 @@ class SingleTask(Architecture):
     def last_shared_layer(self) -> list[nn.Parameter]:
         """None."""
         return []
-
-    def out_channels(self, task: str) -> int:
-        """Channels of the stages that the task's head reads."""
-        return self.reading.out_channels(task)
-
-    def layout(self, task: str) -> Layout:
-        """That of the stages that the task's head reads."""
-        return self.reading.layout(task)

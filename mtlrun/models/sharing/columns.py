@@ -5,14 +5,13 @@ from math import inf
 
 from torch import Tensor, nn
 
-from mtlrun.models.architectures.base import Architecture, MakeBackbone
+from mtlrun.models.architectures.base import MakeBackbone
 from mtlrun.models.backbones.base import Backbone, Kept
-from mtlrun.models.sharing.reading import Reading
+from mtlrun.models.sharing.reading import Reading, StageReading
 from mtlrun.models.sharing.units import Place, Sources, Unit, can_align
-from mtlrun.types import Layout
 
 
-class Columns(Architecture):
+class Columns(StageReading):
     """One backbone a task, side by side on each stream's inputs, with a :class:`Unit` after stages.
 
     All backbones start from copy 0, as those of ``single_task``, and are named as there
@@ -115,8 +114,7 @@ class Columns(Architecture):
     def features(self, inputs: Mapping[str, Tensor], tasks: Sequence[str]) -> dict[str, Tensor]:
         """See :meth:`Architecture.features`."""
         found: dict[str, Tensor] = {}
-        for stream in dict.fromkeys(self.stream_of[task] for task in tasks):
-            here = [task for task in tasks if self.stream_of[task] == stream]
+        for stream, here in self.by_stream(tasks).items():
             found |= self._walked(inputs[stream], here)
         return {task: found[task] for task in tasks}
 
@@ -200,16 +198,6 @@ class Columns(Architecture):
         """The units' and readers' parameters, with so many times the network's learning rate."""
         units = [*self.units.parameters(), *self.readers.parameters()]
         return [(units, factor)] if units and factor != 1 else []
-
-    # -- what heads read ---------------------------------------------------------------------------
-
-    def out_channels(self, task: str) -> int:
-        """Channels of the stages that the task's head reads."""
-        return self.reading.out_channels(task)
-
-    def layout(self, task: str) -> Layout:
-        """That of the stages that the task's head reads."""
-        return self.reading.layout(task)
 
 
 def expect_rate(rate: float) -> None:

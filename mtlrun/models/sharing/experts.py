@@ -1,6 +1,6 @@
 """Parts of architectures with experts: a stem, gates, mixtures, and figures of them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from mtlrun.models.backbones.base import Backbone, Kept
 from mtlrun.models.layers import only_tokens, pooled, token_mask
+from mtlrun.models.sharing.reading import run_stages
 from mtlrun.types import InputKind, Layout, Structure
 
 GRID = 8
@@ -103,17 +104,6 @@ class SoftmaxGate(nn.Module):
         """Weights of the experts, which sum to 1: [N, experts]."""
         weights: Tensor = self.linear(read).softmax(1)
         return weights
-
-
-def run_stages(
-    backbone: Backbone, stages: Iterable[int], features: Tensor, kept: Kept
-) -> list[Tensor]:
-    """The outputs of some stages, one after the other."""
-    outputs: list[Tensor] = []
-    for number in stages:
-        features = backbone.step(number, features, kept)
-        outputs.append(features)
-    return outputs
 
 
 def mixed(weights: Tensor, outputs: Tensor, layout: Layout) -> Tensor:

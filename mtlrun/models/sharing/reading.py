@@ -1,11 +1,12 @@
 """Which stages a task's head reads."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from mtlrun.models.backbones.base import Backbone
+from mtlrun.models.architectures.base import Architecture
+from mtlrun.models.backbones.base import Backbone, Kept
 from mtlrun.models.layers import pooled, resize
 from mtlrun.types import Layout
 
@@ -91,13 +92,36 @@ class Reading:
         return {task: made[self.of(task)] for task in tasks}
 
 
-def stage_outputs(backbone: Backbone, inputs: Tensor, deepest: int | None = None) -> list[Tensor]:
-    """The outputs of the stages of one pass, up to the deepest one wanted (None for the last)."""
+class StageReading(Architecture):
+    """An architecture whose tasks read stages of a backbone.
+
+    Attributes:
+        reading: which ones; set by the architecture itself.
+    """
+
+    reading: Reading
+
+    def out_channels(self, task: str) -> int:
+        """Channels of the stages that the task's head reads."""
+        return self.reading.out_channels(task)
+
+    def layout(self, task: str) -> Layout:
+        """That of the stages that the task's head reads."""
+        return self.reading.layout(task)
+
+
+def run_stages(
+    backbone: Backbone, stages: Iterable[int], features: Tensor, kept: Kept
+) -> list[Tensor]:
+    """The outputs of some stages, one after the other."""
     outputs: list[Tensor] = []
-    kept: dict[str, Tensor] = {}
-    features = inputs
-    stages = len(backbone.stages) if deepest is None else deepest + 1
-    for number in range(stages):
+    for number in stages:
         features = backbone.step(number, features, kept)
         outputs.append(features)
     return outputs
+
+
+def stage_outputs(backbone: Backbone, inputs: Tensor, deepest: int | None = None) -> list[Tensor]:
+    """The outputs of the stages of one pass, up to the deepest one wanted (None for the last)."""
+    stages = len(backbone.stages) if deepest is None else deepest + 1
+    return run_stages(backbone, range(stages), inputs, {})

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from mtlrun.models.architectures.base import Architecture
+from mtlrun.models.sharing.reading import StageReading
 
 WARMUP, SEARCH, FIXED = 0, 1, 2
 """The phases of a run, in their order."""
 
 
-class Searching(Architecture):
+class Searching(StageReading):
     """A warm-up, a search that learns choices, and training of what was chosen.
 
     The phase follows from the epoch. It stands in a buffer as well, so that a checkpoint evaluates

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from mtlrun.models.architectures.base import Architecture, MakeBackbone
+from mtlrun.models.architectures.base import MakeBackbone
 from mtlrun.models.backbones.base import Backbone
 from mtlrun.models.sharing.depth import behind_others, drop_unread, last_common_layer
 from mtlrun.models.sharing.experts import (
@@ -15,15 +15,14 @@ from mtlrun.models.sharing.experts import (
     expect_count,
     expect_read,
     mixed,
-    run_stages,
     run_stem,
     stem_stages,
 )
-from mtlrun.models.sharing.reading import Reading
-from mtlrun.types import InputKind, Layout, Structure
+from mtlrun.models.sharing.reading import Reading, StageReading, run_stages
+from mtlrun.types import InputKind, Structure
 
 
-class SharedExperts(Architecture):
+class SharedExperts(StageReading):
     """Experts that all tasks share, and for each task a gate that weighs them.
 
     The first ``stem`` stages of backbone copy 0 run once for a stream. Expert e is the further
@@ -98,7 +97,7 @@ class SharedExperts(Architecture):
         """The stem's pass for each stream that carries any of ``tasks``."""
         return {
             stream: run_stem(self._experts[0], self.stem, inputs[stream], self.gate_input)
-            for stream in dict.fromkeys(self.stream_of[task] for task in tasks)
+            for stream in self.by_stream(tasks)
         }
 
     def above(
@@ -166,14 +165,6 @@ class SharedExperts(Architecture):
         tasks = list(self.stream_of)
         layers = [last_common_layer(expert, self.reading, tasks) for expert in self._experts]
         return [weight for layer in layers for weight in layer]
-
-    def out_channels(self, task: str) -> int:
-        """Channels of the stages that the task's head reads."""
-        return self.reading.out_channels(task)
-
-    def layout(self, task: str) -> Layout:
-        """That of the stages that the task's head reads."""
-        return self.reading.layout(task)
 
     def start_evaluation(self) -> None:
         """Forget the gates' weights of the evaluation before."""

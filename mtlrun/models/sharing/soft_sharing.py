@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from mtlrun.models.architectures.base import MakeBackbone, Pass
 from mtlrun.models.architectures.single_task import SingleTask
+from mtlrun.models.checks import expect_stages
 from mtlrun.settings import check_not_negative
 from mtlrun.types import Structure
 
@@ -47,7 +48,7 @@ class SoftSharing(SingleTask):
     ) -> None:
         super().__init__(make_backbone=make_backbone, streams=streams, reads=reads)
         check_not_negative(weight=weight)
-        chosen = _chosen(stages, len(self.reading.channels))
+        chosen = expect_stages("stages", stages, len(self.reading.channels))
         self.corresponding: list[tuple[nn.Parameter, ...]] = []
         self._holders: list[list[int]] = []  # the tasks, by number, that each place is of
         networks_of = list(self.backbone_of.values())
@@ -100,19 +101,3 @@ class SoftSharing(SingleTask):
                 squares[number, holders] += row
         tasks = tuple(self.backbone_of)
         return [Structure("distance", tasks, tasks, squares.fill_diagonal_(0).sqrt())]
-
-
-def _chosen(stages: Sequence[int] | None, count: int) -> list[int]:
-    """The stages that a setting names, counted from 0.
-
-    Raises:
-        ValueError: there is no such stage, or none is named.
-    """
-    if stages is None:
-        return list(range(count))
-    if not stages or not all(1 <= stage <= count for stage in stages):
-        raise ValueError(
-            f"architecture.stages={list(stages)}: this backbone has the stages 1 to {count}. "
-            "Use some of these, or null for all"
-        )
-    return sorted({stage - 1 for stage in stages})
