@@ -7,10 +7,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from mtlrun.analysis.compare import compare
+from mtlrun.analysis.as_json import to_json
 from mtlrun.analysis.console import print_report
+from mtlrun.analysis.options import add_options, compared
 from mtlrun.analysis.render import to_csv, to_latex, to_markdown
-from mtlrun.analysis.runs import find_runs
 from mtlrun.analysis.table import Report
 from mtlrun.durable import replace_file
 from mtlrun.errors import UserError
@@ -19,15 +19,29 @@ WRITERS: Mapping[str, Callable[[Report], str]] = {
     "csv": to_csv,
     "markdown": to_markdown,
     "latex": to_latex,
+    "json": to_json,
 }
-FORMAT_OF = {".csv": "csv", ".md": "markdown", ".markdown": "markdown", ".tex": "latex"}
-FILES = {"csv": "comparison.csv", "markdown": "comparison.md", "latex": "comparison.tex"}
+FORMAT_OF = {
+    ".csv": "csv",
+    ".md": "markdown",
+    ".markdown": "markdown",
+    ".tex": "latex",
+    ".json": "json",
+}
+FILES = {
+    "csv": "comparison.csv",
+    "markdown": "comparison.md",
+    "latex": "comparison.tex",
+    "json": "comparison.json",
+}
 
 EXAMPLES = """\
 examples:
   mtlrun compare outputs                        every dataset and study below outputs
-  mtlrun compare outputs/default/digits -o paper         writes comparison.csv, .md and .tex
-  mtlrun compare outputs -o table.tex --metrics final
+  mtlrun compare outputs --spread t --sort wins          intervals; ordered by metrics won
+  mtlrun compare outputs --metrics final,mean_iou,'depth/*'   last epoch; some metrics only
+  mtlrun compare outputs --reference gradnorm            tests every row against gradnorm
+  mtlrun compare outputs/default/digits -o paper         writes comparison.csv, .md, .tex, .json
 """
 
 
@@ -43,21 +57,13 @@ def compare_command(arguments: list[str]) -> int:
     Raises:
         UserError: there is nothing to compare, or nowhere to write it.
     """
-    options = _parser().parse_args(arguments)
-    targets = _targets(options.output, options.format)
-    found = find_runs(options.folders)
-    baseline = options.baseline and (options.baseline, find_runs([options.baseline]))
-    if not found.finished:
-        states = [f"{run.folder} is {run.state}" for run in found.unfinished]
-        raise UserError(
-            "There is no finished run to compare: "
-            + "; ".join([*states[:5], *(["and so on"] if states[5:] else []), *found.unreadable])
-        )
-    report = compare(found, options.metrics, baseline)
-    if targets or options.format in (None, "console"):
+    given = _parser().parse_args(arguments)
+    targets = _targets(given.output, given.format)
+    _, report = compared(given)
+    if targets or given.format in (None, "console"):
         print_report(report, Console())
     else:
-        _print_text(report, options.format)
+        _print_text(report, given.format)
     for path, text_format in targets.items():
         _write(path, WRITERS[text_format](report))
     return 0
@@ -66,19 +72,14 @@ def compare_command(arguments: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mtlrun compare",
-        description="Compare finished runs: a row a method, mean and standard deviation over "
-        "seeds, and delta_m against the single-task runs found among or beside them.",
+        description="Compare finished runs: which method is best and how sure that is, a row a "
+        "method, and delta_m against the single-task runs found among or beside them. Runs that "
+        "differ by their seed only are one row; runs on other data, or of other epochs or tasks, "
+        "have tables of their own.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folders", metavar="FOLDER", nargs="+", type=Path, help="holds runs")
-    parser.add_argument(
-        "--metrics",
-        choices=("test", "final", "best"),
-        default="test",
-        help="test: the selected model on the test split (default); final: the last epoch, and "
-        "best: each metric's best epoch, both on the split that models are selected on",
-    )
+    add_options(parser)
     parser.add_argument(
         "--format",
         choices=("console", *WRITERS),
@@ -90,13 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         "--output",
         metavar="PATH",
         type=Path,
-        help="a file (.csv, .md, .tex), or a folder for all three",
-    )
-    parser.add_argument(
-        "--baseline",
-        metavar="PATH",
-        type=Path,
-        help="runs to compute delta_m against, instead of the single-task runs found",
+        help="a file (.csv, .md, .tex, .json), or a folder for all of them",
     )
     return parser
 
@@ -123,8 +118,8 @@ def _print_text(report: Report, text_format: str) -> None:
     """Print a text format so that it can be piped; what it has no room for goes to stderr."""
     sys.stdout.write(WRITERS[text_format](report))
     if text_format == "csv":
-        notes = [note for table in report.tables for note in table.notes]
-        for note in [*notes, *report.notes]:
+        said = [line for table in report.tables for line in (*table.answer, *table.notes)]
+        for note in [*report.answer, *said, *report.notes]:
             print(note, file=sys.stderr)
 
 

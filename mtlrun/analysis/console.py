@@ -8,30 +8,52 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as ConsoleTable
 
+from mtlrun.analysis.blocks import ranking_text
 from mtlrun.analysis.render import cell_text, heading, row_header, row_names
-from mtlrun.analysis.table import Report, Table
+from mtlrun.analysis.table import Report, Row, Table
+from mtlrun.analysis.transfer import transfer_block
 
 GAP = 2
-PLAIN = str.maketrans({"±": "+-", "↑": "^", "↓": "v"})
+PLAIN = str.maketrans({"±": "+-", "↑": "^", "↓": "v", "▼": "v", "▲": "^"})
 """For terminals whose encoding lacks the signs."""
 
 
 def print_report(report: Report, console: Console) -> None:
-    """Print each dataset's table, in several parts where the terminal is too narrow for it.
+    """Print the findings, then each dataset's table.
 
     The best of a column is bold, and has a star where the output is no terminal.
     """
     best = "Best in bold." if console.is_terminal else "Best marked with *."
+    findings = [" ".join(table.answer) for table in report.tables if table.answer]
+    findings += [" ".join(report.answer)] if report.answer else []
+    for finding in findings:
+        _print_lines([finding], console)
+        console.print()
     for table in report.tables:
-        for at, part in enumerate(_fitting_parts(table, console.width)):
-            title = table.dataset if at == 0 else f"{table.dataset} (continued)"
-            console.print(title, style="bold", markup=False, highlight=False)
-            console.print(_console_table(table, part, console))
-            console.print()
+        _print_table(table, table.title, console)
         _print_lines([*table.caption, best], console)
+        block = transfer_block(table)
+        if block is not None:
+            console.print()
+            _print_table(block, f"{table.title}: transfer", console)
+            _print_lines(block.caption, console)
+        if table.ranking is not None:
+            console.print()
+            _print_lines([ranking_text(table.ranking)], console)
+        if table.notes:
+            console.print()
         _print_lines((f"- {note}" for note in table.notes), console)
         console.print()
     _print_lines((f"- {note}" for note in report.notes), console)
+
+
+def _print_table(table: Table, title: str, console: Console) -> None:
+    """A table, in several parts where the terminal is too narrow for it."""
+    for at, part in enumerate(_fitting_parts(table, console.width)):
+        shown = title if at == 0 else f"{title} (continued)"
+        console.print(shown, style="bold", markup=False, highlight=False)
+        console.print(_console_table(table, part, console))
+        console.print()
 
 
 def _print_lines(lines: Iterable[str], console: Console) -> None:
@@ -65,12 +87,20 @@ def _console_table(table: Table, columns: Sequence[int], console: Console) -> Co
         text = escape(f"{group if group != previous else ''}\n{name}")
         shown.add_column(_readable(text, console), justify="right", no_wrap=True)
         previous = group
-    styles = ("[bold]{}[/bold]", "{}") if console.is_terminal else ("{}*", "{} ")
     for row in table.rows:
-        figures = [cell_text(row.cells[at], table.columns[at], *styles) for at in columns]
+        figures = [_cell_text(table, row, at, terminal=console.is_terminal) for at in columns]
         cells = [*map(escape, row_names(table, row)), *figures]
         shown.add_row(*(_readable(cell, console) for cell in cells))
     return shown
+
+
+def _cell_text(table: Table, row: Row, at: int, *, terminal: bool) -> str:
+    """A cell, with room for the signs that its column has elsewhere."""
+    cell, column = row.cells[at], table.columns[at]
+    styles = ("[bold]{}[/bold]", "{}") if terminal else ("{}*", "{} " if column.better else "{}")
+    text = cell_text(cell, column, *styles)
+    marked = any(other.cells[at].mark for other in table.rows)
+    return text if cell.mark or not marked else f"{text}  "
 
 
 def _widest_method(width: int) -> int:
@@ -91,7 +121,7 @@ def _fitting_parts(table: Table, width: int) -> list[list[int]]:
         GAP
         + max(
             *map(len, heading(column)),
-            *(len(cell_text(row.cells[at], column, "{}*", "{} ")) for row in table.rows),
+            *(len(_cell_text(table, row, at, terminal=False)) for row in table.rows),
         )
         for at, column in enumerate(table.columns)
     ]

@@ -7,21 +7,26 @@ import re
 from collections.abc import Sequence
 from itertools import groupby
 
+from mtlrun.analysis.blocks import ranking_text
 from mtlrun.analysis.table import (
     Cell,
     Column,
     Report,
     Row,
     Table,
-    format_deviation,
     format_number,
+    format_spread,
 )
+from mtlrun.analysis.transfer import transfer_block
 
 ARROWS = {"higher": " ↑", "lower": " ↓", None: ""}
 UNITS = {"delta_m": "delta_m [%]"}
 """How a column group is headed where its name alone does not say its unit."""
 
 BEST = "Best in bold."
+
+LATER = ("delta_m/", "transfer/")
+"""Columns of CSV files that stand behind those of all metrics."""
 
 LATEX_SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -31,30 +36,42 @@ LATEX_SPECIAL = {
     "±": r"$\pm$",
     "↑": r"$\uparrow$",
     "↓": r"$\downarrow$",
+    "▼": r"$\bigtriangledown$",
+    "▲": r"$\bigtriangleup$",
+    "<": "$<$",
+    ">": "$>$",
 }
 
 
 def to_csv(report: Report) -> str:
     """One row a method, figures in full; columns of tasks that a dataset lacks are empty.
 
-    A metric's column is named ``<task>/<metric>``, and ``.../sd`` holds its standard deviation.
+    A metric's column is named ``<task>/<metric>``; ``.../sd`` holds its standard deviation, and
+    ``.../low`` and ``.../high`` the ends of its interval where intervals were asked for.
+    ``transfer/<task>`` is the change against single-task training.
     """
-    keys = dict.fromkeys(
-        name
-        for table in report.tables
-        for column in table.columns
-        for name in (column.key, *([f"{column.key}/sd"] if column.spread else []))
-    )
-    # What all datasets have stays behind the last one's metrics.
-    ordered = sorted(keys, key=lambda key: (key == "seconds", key.startswith("delta_m/")))
+    rows = [(table, row, _csv_figures(table, row)) for table in report.tables for row in table.rows]
+    keys = dict.fromkeys(key for *_, figures in rows for key in figures)
+    metrics = {column.key for table in report.tables for column in table.columns if column.group}
+
+    def place(key: str) -> int:
+        """What all datasets have stays behind the last one's metrics."""
+        if key.startswith(LATER):
+            return 1 + [key.startswith(start) for start in LATER].index(True)
+        return 0 if key in metrics or key.rsplit("/", 1)[0] in metrics else 1 + len(LATER)
+
     text = io.StringIO()
     head = ["dataset", "study", "method", "seeds", "baseline"]
-    writer = csv.DictWriter(text, [*head, *ordered], restval="", lineterminator="\n")
+    if any(table.apart for table in report.tables):
+        head.append("protocol")
+    writer = csv.DictWriter(
+        text, [*head, *sorted(keys, key=place)], restval="", lineterminator="\n"
+    )
     writer.writeheader()
-    for table in report.tables:
-        for row in table.rows:
-            names = [table.dataset, row.study, row.method, row.seeds, row.baseline]
-            writer.writerow({**dict(zip(head, names, strict=True)), **_csv_figures(table, row)})
+    for table, row, figures in rows:
+        apart = ", ".join(f"{key}={value}" for key, value in table.apart.items())
+        names = [table.dataset, row.study, row.method, row.seeds, row.baseline, apart]
+        writer.writerow({**dict(zip(head, names, strict=False)), **figures})
     return text.getvalue()
 
 
@@ -64,6 +81,12 @@ def _csv_figures(table: Table, row: Row) -> dict[str, str]:
         figures[column.key] = _full(cell.mean)
         if column.spread:
             figures[f"{column.key}/sd"] = _full(cell.deviation)
+        if column.spread and cell.has_interval:
+            figures[f"{column.key}/low"], figures[f"{column.key}/high"] = map(_full, cell.interval)
+    for transfer in row.transfer:
+        key = f"transfer/{transfer.task}"
+        figures[key] = _full(transfer.change)
+        figures[f"{key}/low"], figures[f"{key}/high"] = _full(transfer.low), _full(transfer.high)
     return figures
 
 
@@ -72,28 +95,38 @@ def _full(value: float) -> str:
 
 
 def to_markdown(report: Report) -> str:
-    """A heading, a pipe table, its caption and its notes for each dataset."""
-    parts = []
+    """A heading, the finding, pipe tables, captions and notes for each dataset."""
+    parts = [" ".join(report.answer)]
     for table in report.tables:
-        header = [*row_header(table), *(" ".join(heading(c)).strip() for c in table.columns)]
-        align = ["---"] * (len(header) - len(table.columns) - 1) + ["---:"]
-        lines = [header, align + ["---:"] * len(table.columns)]
-        lines += [
-            [
-                *(text.replace("|", "\\|") for text in row_names(table, row)),
-                *(
-                    cell_text(cell, column, "**{}**")
-                    for cell, column in zip(row.cells, table.columns, strict=True)
-                ),
-            ]
-            for row in table.rows
-        ]
-        parts.append(f"## {table.dataset}")
-        parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
+        parts.append(f"## {table.title}")
+        parts.append(" ".join(table.answer))
+        parts.append(_pipe_table(table))
         parts.append(" ".join([*table.caption, BEST]))
+        block = transfer_block(table)
+        if block is not None:
+            parts += [_pipe_table(block), " ".join(block.caption)]
+        if table.ranking is not None:
+            parts.append(ranking_text(table.ranking))
         parts.append(_bullets(table.notes))
     parts.append(_bullets(report.notes))
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _pipe_table(table: Table) -> str:
+    header = [*row_header(table), *(" ".join(heading(c)).strip() for c in table.columns)]
+    align = ["---"] * (len(header) - len(table.columns) - 1) + ["---:"]
+    lines = [header, align + ["---:"] * len(table.columns)]
+    lines += [
+        [
+            *(text.replace("|", "\\|") for text in row_names(table, row)),
+            *(
+                cell_text(cell, column, "**{}**")
+                for cell, column in zip(row.cells, table.columns, strict=True)
+            ),
+        ]
+        for row in table.rows
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _bullets(notes: Sequence[str]) -> str:
@@ -108,6 +141,26 @@ def to_latex(report: Report) -> str:
 
 
 def _latex_table(table: Table) -> str:
+    block = transfer_block(table)
+    caption = " ".join([f"{table.title}.", *table.caption, BEST, *(block.caption if block else ())])
+    label = re.sub(r"[^a-zA-Z0-9-]+", "-", table.title)
+    said = [*table.answer, *([ranking_text(table.ranking)] if table.ranking else [])]
+    return "\n".join(
+        [
+            *(f"% {sentence}" for sentence in said),
+            r"\begin{table}",
+            r"  \centering",
+            rf"  \caption{{{latex(caption)}}}",
+            rf"  \label{{tab:{label}}}",
+            *_latex_tabular(table),
+            *(["", r"  \medskip", *_latex_tabular(block)] if block else []),
+            *(rf"  \par\footnotesize {latex(note)}" for note in table.notes),
+            r"\end{table}",
+        ]
+    )
+
+
+def _latex_tabular(table: Table) -> list[str]:
     names = row_header(table)
     groups = [
         (group, len(list(members)))
@@ -124,35 +177,32 @@ def _latex_table(table: Table) -> str:
     top = [""] * len(names) + spans
     second = [latex(text) for text in [*names, *(heading(column)[1] for column in table.columns)]]
     body = [_latex_row(table, row) for row in table.rows]
-    label = re.sub(r"[^a-zA-Z0-9-]+", "-", table.dataset)
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"  \centering",
-            rf"  \caption{{{latex(' '.join([f'{table.dataset}.', *table.caption, BEST]))}}}",
-            rf"  \label{{tab:{label}}}",
-            rf"  \begin{{tabular}}{{{'l' * (len(names) - 1)}{'r' * (len(table.columns) + 1)}}}",
-            r"    \toprule",
-            f"    {' & '.join(top)} \\\\",
-            f"    {' '.join(rules)}",
-            f"    {' & '.join(second)} \\\\",
-            r"    \midrule",
-            *(f"    {line} \\\\" for line in body),
-            r"    \bottomrule",
-            r"  \end{tabular}",
-            *(rf"  \par\footnotesize {latex(note)}" for note in table.notes),
-            r"\end{table}",
-        ]
-    )
+    return [
+        rf"  \begin{{tabular}}{{{'l' * (len(names) - 1)}{'r' * (len(table.columns) + 1)}}}",
+        r"    \toprule",
+        f"    {' & '.join(top)} \\\\",
+        f"    {' '.join(rules)}",
+        f"    {' & '.join(second)} \\\\",
+        r"    \midrule",
+        *(f"    {line} \\\\" for line in body),
+        r"    \bottomrule",
+        r"  \end{tabular}",
+    ]
 
 
 def _latex_row(table: Table, row: Row) -> str:
     figures = (
         # A hyphen is no minus sign in text mode.
-        cell_text(cell, column, r"\textbf{{{}}}").replace("-", "$-$").replace("±", r"$\pm$")
+        _in_math(cell_text(cell, column, r"\textbf{{{}}}"))
         for cell, column in zip(row.cells, table.columns, strict=True)
     )
     return " & ".join([*map(latex, row_names(table, row)), *figures])
+
+
+def _in_math(text: str) -> str:
+    for sign in "-±▼▲<":
+        text = text.replace(sign, LATEX_SPECIAL.get(sign, f"${sign}$"))
+    return text
 
 
 def latex(text: str) -> str:
@@ -176,7 +226,7 @@ def heading(column: Column) -> tuple[str, str]:
 
 
 def cell_text(cell: Cell, column: Column, best: str, other: str = "{}") -> str:
-    """``mean ± deviation``.
+    """``mean ± deviation``, or ``mean [low, high]``.
 
     Args:
         cell: the figure.
@@ -185,5 +235,5 @@ def cell_text(cell: Cell, column: Column, best: str, other: str = "{}") -> str:
         other: how it is set elsewhere.
     """
     mean = (best if cell.best else other).format(format_number(cell.mean, column))
-    deviation = format_deviation(cell, column)
-    return mean if deviation is None else f"{mean} ± {deviation}"
+    spread = format_spread(cell, column)
+    return " ".join(part for part in (mean, spread, cell.mark) if part)

@@ -21,7 +21,8 @@ class Column:
         better: the direction, None where there is none.
         decimals: digits after the point.
         signed: whether a plus is printed.
-        spread: whether the standard deviation is printed.
+        spread: whether the spread over seeds is printed.
+        least: what is below is printed as ``<least``; None where every number is printed.
     """
 
     group: str
@@ -30,11 +31,13 @@ class Column:
     decimals: int
     signed: bool = False
     spread: bool = True
+    least: float | None = None
 
     @property
     def key(self) -> str:
         """The column's name in CSV files: ``digit/accuracy``, ``delta_m/over_tasks``."""
-        return "/".join(part.replace(" ", "_") for part in (self.group, self.name) if part)
+        parts = (self.group, self.name.replace("(", "").replace(")", ""))
+        return "/".join(part.replace(" ", "_") for part in parts if part)
 
 
 @dataclass(frozen=True)
@@ -45,11 +48,21 @@ class Cell:
         mean: over the seeds.
         deviation: sample standard deviation (n - 1); NaN for one seed.
         best: whether it is the best of its column, as printed.
+        interval: ends of a 95 % interval for the mean; NaN where none was asked for, or there is
+            one seed.
+        mark: a sign to print after it.
     """
 
     mean: float = math.nan
     deviation: float = math.nan
     best: bool = False
+    interval: tuple[float, float] = (math.nan, math.nan)
+    mark: str = ""
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether there is an interval to print."""
+        return not math.isnan(self.interval[0])
 
 
 @dataclass(frozen=True)
@@ -157,6 +170,8 @@ class Table:
         caption: sentences that define what is printed.
         notes: sentences on what is missing, and on what should not be compared.
         protocol: what all its rows share and figures depend on: data, epochs, tasks.
+        apart: the part of it that tells this table from others of the same dataset.
+        reference: label of the row that the others were tested against; empty where none was.
         answer: the finding in a few sentences: what is best, what is within noise of it, which
             tasks lose.
         ranking: None where there are too few rows or blocks to rank.
@@ -170,6 +185,15 @@ class Table:
     protocol: Mapping[str, str] = field(default_factory=dict)
     answer: tuple[str, ...] = ()
     ranking: CriticalDifference | None = None
+    apart: Mapping[str, str] = field(default_factory=dict)
+    reference: str = ""
+
+    @property
+    def title(self) -> str:
+        """The dataset, and what tells this table from others of it."""
+        said = [f"{key}={value}" for key, value in self.apart.items()]
+        more = [f"and {len(said) - 4} more"] if len(said) > 4 else []
+        return ", ".join([self.dataset, *said[:4], *more])
 
     @property
     def studies(self) -> tuple[str, ...]:
@@ -179,10 +203,17 @@ class Table:
 
 @dataclass(frozen=True)
 class Report:
-    """A table for each dataset, and what belongs to none of them."""
+    """A table for each dataset and protocol, and what belongs to none of them.
+
+    Attributes:
+        answer: the finding over all datasets, where several have the same methods.
+        ranking: over all datasets; None where there is nothing to rank.
+    """
 
     tables: tuple[Table, ...]
     notes: tuple[str, ...] = field(default=())
+    answer: tuple[str, ...] = ()
+    ranking: CriticalDifference | None = None
 
 
 def suited_decimals(values: list[float], digits: int = 4) -> int:
@@ -201,6 +232,8 @@ def format_number(value: float, column: Column, *, signed: bool | None = None) -
     """``value`` as the column prints it; ``n/a`` for NaN."""
     if math.isnan(value):
         return "n/a"
+    if column.least is not None and abs(value) < column.least:
+        return f"<{column.least:.{column.decimals}f}"
     plus = "+" if (column.signed if signed is None else signed) else ""
     if abs(value) >= 1e6:
         return f"{value:{plus}.3g}"
@@ -209,7 +242,16 @@ def format_number(value: float, column: Column, *, signed: bool | None = None) -
 
 
 def format_deviation(cell: Cell, column: Column) -> str | None:
-    """The spread of a cell as its column prints it; None where none is printed."""
+    """The standard deviation of a cell as its column prints it; None where none is printed."""
     if not column.spread or math.isnan(cell.deviation):
         return None
     return format_number(cell.deviation, column, signed=False)
+
+
+def format_spread(cell: Cell, column: Column) -> str:
+    """The spread of a cell as its column prints it: ``± 0.12``, ``[-0.1, +0.2]``, or nothing."""
+    if column.spread and cell.has_interval:
+        low, high = (format_number(end, column) for end in cell.interval)
+        return f"[{low}, {high}]"
+    deviation = format_deviation(cell, column)
+    return "" if deviation is None else f"± {deviation}"

@@ -1,3 +1,4 @@
+import io
 import json
 import subprocess
 import sys
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
     from conftest import WriteRun
 
 SINGLE_TASK = "equal,architecture=single_task"
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -43,10 +49,10 @@ def test_csv_is_printed_alone_and_notes_go_to_stderr(
     assert "mgda seed=0 (failed)" in err
 
 
-def test_a_folder_gets_all_three_files(outputs: str, tmp_path: Path) -> None:
+def test_a_folder_gets_a_file_of_each_format(outputs: str, tmp_path: Path) -> None:
     assert compare_command([outputs, "-o", str(tmp_path / "paper")]) == 0
     written = sorted(path.name for path in (tmp_path / "paper").iterdir())
-    assert written == ["comparison.csv", "comparison.md", "comparison.tex"]
+    assert written == [f"comparison.{end}" for end in ("csv", "json", "md", "tex")]
     frame = pd.read_csv(tmp_path / "paper/comparison.csv")
     assert frame.loc[1, "digit/accuracy"] == pytest.approx(0.89)
     assert "\\toprule" in (tmp_path / "paper/comparison.tex").read_text()
@@ -57,7 +63,12 @@ def test_a_folder_gets_all_three_files(outputs: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "start"),
-    [("table.csv", "dataset,"), ("table.md", "## digits"), ("table.tex", "% \\usepackage")],
+    [
+        ("table.csv", "dataset,"),
+        ("table.md", "## digits"),
+        ("table.tex", "% \\usepackage"),
+        ("table.json", "{"),
+    ],
 )
 def test_the_extension_decides_the_format(
     outputs: str, tmp_path: Path, name: str, start: str
@@ -78,6 +89,10 @@ def test_format_decides_where_the_extension_does_not(outputs: str, tmp_path: Pat
         (["-o", "table.txt"], "the extension names no format"),
         (["-o", "table.csv", "--format", "latex"], "is for csv, and --format asks for latex"),
         (["--baseline", "nowhere"], "nowhere is not there"),
+        (["--metrics", "final,best"], "final,best: give one of test, final, best"),
+        (["--metrics", "acuracy"], "no run has such a metric. Did you mean digit/accuracy"),
+        (["--sort", "speed"], r"no such column\. .*delta_m/over_metrics.*seconds"),
+        (["--reference", "gradnrm"], "no such row. Did you mean gradnorm"),
     ],
 )
 def test_wrong_options_say_what_is_wrong(outputs: str, arguments: list[str], message: str) -> None:
@@ -110,6 +125,101 @@ def test_final_figures_are_compared_where_asked(
     (folder / "result.json").write_text(json.dumps(result))
     compare_command([str(tmp_path), "--metrics", "final"])
     assert "0.7500" in capsys.readouterr().out
+
+
+def test_json_is_the_whole_report(
+    write_run: "WriteRun", outputs: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run("dwa", {"digit": {"accuracy": None}})
+    compare_command([outputs, "--format", "json"])
+    report = json.loads(capsys.readouterr().out)
+    (table,) = report["tables"]
+    rows = {row["label"]: row for row in table["rows"]}
+    gradnorm = rows["gradnorm"]
+    assert gradnorm["figures"]["digit/accuracy"]["mean"] == pytest.approx(0.89)
+    assert gradnorm["figures"]["digit/accuracy"]["low"] is None
+    assert rows["dwa"]["figures"]["digit/accuracy"]["mean"] is None
+    assert gradnorm["differs"] == {"weighting": "gradnorm", "architecture": "hps"}
+    assert gradnorm["transfer"][0]["change"] == pytest.approx(11.25)
+    assert gradnorm["transfer"][0]["verdict"] == "unclear"
+    assert gradnorm["test"]["against"] == table["reference"] == SINGLE_TASK
+    assert [Path(run["folder"]).name for run in gradnorm["runs"]] == ["seed=0", "seed=1"]
+    assert table["answer"][0].startswith("On digits, gradnorm is best")
+    assert table["protocol"]["epochs"] == "30"
+    assert report["ranking"] is None
+
+
+def test_an_interval_takes_the_place_of_the_deviation(
+    outputs: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compare_command([outputs, "--format", "markdown", "--spread", "t"])
+    # 0.89 -+ t(0.975, 1) * 0.01, and +11.25 % -+ t(0.975, 1) * 1.25
+    text = capsys.readouterr().out
+    assert "**0.8900** [0.7629, 1.0171]" in text
+    assert "**+11.25** [-4.63, +27.13]" in text
+    assert "+11.25 % [-4.63, +27.13] over 2 seeds" in text
+
+
+def test_the_bootstrap_stays_within_the_seeds(
+    outputs: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compare_command([outputs, "--format", "csv", "--spread", "bootstrap"])
+    frame = pd.read_csv(io.StringIO(capsys.readouterr().out))
+    ends = ["digit/accuracy/low", "digit/accuracy/high", "delta_m/over_metrics/high"]
+    assert list(frame.loc[1, ends]) == pytest.approx([0.88, 0.9, 12.5])
+
+
+def test_chosen_metrics_are_shown_and_delta_m_is_over_all(
+    write_run: "WriteRun", tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures = {"digit": {"accuracy": 0.8, "f1": 0.5}, "ink": {"r2": 0.5, "mse": 1.0}}
+    write_run(SINGLE_TASK, figures)
+    write_run("equal", figures | {"ink": {"r2": 0.7, "mse": 1.0}})
+    arguments = [str(tmp_path / "outputs"), "--format", "csv", "--metrics"]
+    compare_command([*arguments, "best,accuracy,ink/m*"])
+    frame = pd.read_csv(io.StringIO(capsys.readouterr().out))
+    metrics = [name for name in frame.columns if "/" in name and not name.endswith("/sd")]
+    assert metrics[:3] == ["digit/accuracy", "ink/mse", "delta_m/over_metrics"]
+    assert frame["delta_m/over_metrics"][1] == pytest.approx(10)
+
+
+@pytest.mark.parametrize(
+    ("column", "first"),
+    [
+        ("accuracy", "gradnorm"),
+        ("digit/accuracy", "gradnorm"),
+        ("Over tasks", "gradnorm"),
+        ("seconds", "mgda"),
+        ("mean rank", "gradnorm"),
+        ("method", SINGLE_TASK),
+        ("seeds", SINGLE_TASK),
+        (None, SINGLE_TASK),
+    ],
+)
+def test_rows_are_sorted_by_any_column(
+    write_run: "WriteRun",
+    outputs: str,
+    capsys: pytest.CaptureFixture[str],
+    column: str | None,
+    first: str,
+) -> None:
+    write_run("mgda", {"digit": {"accuracy": 0.7}}, seconds=1)
+    sort = [] if column is None else ["--sort", column]
+    compare_command([outputs, "--format", "csv", *sort])
+    assert pd.read_csv(io.StringIO(capsys.readouterr().out))["method"][0] == first
+
+
+def test_a_name_of_several_columns_is_refused(write_run: "WriteRun", tmp_path: Path) -> None:
+    write_run("equal", {"digit": {"accuracy": 0.8}, "parity": {"accuracy": 0.9}})
+    with pytest.raises(UserError, match="several columns: digit/accuracy, parity/accuracy"):
+        compare_command([str(tmp_path / "outputs"), "--sort", "accuracy"])
+
+
+def test_the_cache_can_be_left_alone(outputs: str, tmp_path: Path) -> None:
+    compare_command([outputs, "--no-cache"])
+    assert not (tmp_path / "cache").exists()
+    compare_command([outputs])
+    assert (tmp_path / "cache" / "mtlrun" / "runs").is_dir()
 
 
 def test_neither_compare_nor_list_imports_torch() -> None:

@@ -1,6 +1,7 @@
 import csv
 import io
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -15,6 +16,7 @@ from mtlrun.analysis.table import (
     Report,
     Row,
     Table,
+    Transfer,
     format_number,
     suited_decimals,
 )
@@ -207,6 +209,41 @@ def test_a_terminal_without_the_signs_gets_plain_ones() -> None:
 )
 def test_decimals_suit_a_typical_value(values: list[float], decimals: int) -> None:
     assert suited_decimals(values) == decimals
+
+
+TRANSFERS = replace(
+    FIRST,
+    rows=(
+        FIRST.rows[0],
+        replace(
+            FIRST.rows[1],
+            transfer=(Transfer("digit", 1.26, -0.5, 3.02), Transfer("ink_mean", -4.0, -5.0, -3.0)),
+        ),
+    ),
+    answer=("On digits, a|b[c]_100% is best.",),
+)
+
+
+def test_transfer_is_a_second_block_with_losing_tasks_marked() -> None:
+    text = printed(Report((TRANSFERS,)), width=100)
+    assert text.startswith("On digits, a|b[c]_100% is best.\n\ndigits\n")
+    assert "+1.3 [-0.5, +3.0]  -4.0 [-5.0, -3.0] ▼" in text
+    markdown = to_markdown(Report((TRANSFERS,)))
+    assert "| a\\|b[c]_100% | 1 | +1.3 [-0.5, +3.0] | -4.0 [-5.0, -3.0] ▼ |" in markdown
+    assert markdown.startswith("## digits\n\nOn digits, a|b[c]_100% is best.")
+    assert r"$-$4.0 [$-$5.0, $-$3.0] $\bigtriangledown$ \\" in to_latex(Report((TRANSFERS,)))
+    frame = pd.read_csv(io.StringIO(to_csv(Report((TRANSFERS,)))))
+    assert frame["transfer/ink_mean/low"][1] == -5.0
+
+
+def test_small_p_values_are_not_zero() -> None:
+    column = Column("", "p (Holm)", None, 3, spread=False, least=0.001)
+    assert [format_number(p, column) for p in (0.00004, 0.0316, 1.0)] == [
+        "<0.001",
+        "0.032",
+        "1.000",
+    ]
+    assert column.key == "p_Holm"
 
 
 def test_numbers_as_printed() -> None:

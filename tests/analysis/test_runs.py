@@ -73,6 +73,26 @@ def test_folders_without_a_final_result_are_unfinished(
     assert isinstance(read_run(tmp_path / "outputs/default/digits/dwa/seed=1"), UnfinishedRun)
 
 
+@pytest.mark.parametrize(
+    ("status", "text"),
+    [
+        ({"state": "failed", "reason": "loss of digit is NaN\nat step 3"}, "failed: loss of digit"),
+        ({"state": "interrupted", "epoch": 3, "epochs": 10}, "(interrupted)"),
+        ({"state": "running", "process": 0, "host": "elsewhere"}, "(interrupted)"),  # killed
+        ({"state": "finished"}, "(unfinished)"),
+        ("damaged", "(unfinished)"),
+    ],
+)
+def test_a_status_says_why_a_run_is_unfinished(tmp_path: Path, status: object, text: str) -> None:
+    folder = tmp_path / "default/digits/dwa/seed=1"
+    folder.mkdir(parents=True)
+    (folder / "status.json").write_text(json.dumps(status))
+    (run,) = find_runs([tmp_path]).unfinished
+    assert text in run.text
+    assert "\n" not in run.text
+    assert run.text.startswith("dwa seed=1 (")
+
+
 def test_overlapping_folders_give_each_run_once(write_run: "WriteRun", tmp_path: Path) -> None:
     one = write_run("equal", DIGITS, seed=0)
     write_run("equal", DIGITS, seed=1)

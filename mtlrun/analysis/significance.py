@@ -1,0 +1,95 @@
+"""Which differences between methods are more than the noise of their seeds."""
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+
+from mtlrun.analysis.figures import OVER_METRICS, Samples
+from mtlrun.analysis.groups import Group
+from mtlrun.analysis.statistics import around, holm, paired_test, unpaired_test
+from mtlrun.analysis.table import PairedTest
+
+LEVEL = 0.05
+REFERENCE = "equal"
+"""The weighting that others are tested against, unless the user names another row."""
+
+
+def reference_of(
+    groups: Sequence[Group],
+    names: Mapping[Group, Sequence[str]],
+    baselines: Sequence[Group],
+    wanted: str | None,
+) -> Group | None:
+    """What the rows of a table are tested against: of several the one with the most seeds.
+
+    Args:
+        groups: of the table.
+        names: what each may be called.
+        baselines: the single-task runs among them.
+        wanted: the name that the user gave.
+
+    Returns:
+        None where there is no such row, nor one of equal weighting, nor a baseline.
+    """
+    choices = (
+        [group for group in groups if wanted in names[group]],
+        [group for group in groups if REFERENCE in names[group] and group not in baselines],
+        list(baselines),
+    )
+    for found in choices:
+        if found:
+            return max(found, key=lambda group: len(group.runs))
+    return None
+
+
+def tests_against(
+    reference: Group, groups: Sequence[Group], samples: Samples, labels: Mapping[Group, str]
+) -> dict[Group, PairedTest]:
+    """Every group that has a delta_m against the reference, corrected for their number (Holm)."""
+    if OVER_METRICS not in samples[reference]:
+        return {}
+    tested = [
+        group for group in groups if group is not reference and OVER_METRICS in samples[group]
+    ]
+    results = [_compared(group, reference, samples) for group in tested]
+    adjusted = holm([p for _, p, _ in results])
+    return {
+        group: PairedTest(labels[reference], difference, p, corrected, pairs)
+        for group, (difference, p, pairs), corrected in zip(tested, results, adjusted, strict=True)
+    }
+
+
+def _compared(one: Group, other: Group, samples: Samples) -> tuple[float, float, int]:
+    """Difference in delta_m, its p-value, and the seeds that both have.
+
+    A difference that is the same for all seeds, as with accuracies of few examples, has no scatter
+    to judge it by, and no p-value.
+    """
+    first = dict(zip(one.seeds, samples[one][OVER_METRICS], strict=True))
+    second = dict(zip(other.seeds, samples[other][OVER_METRICS], strict=True))
+    shared = [seed for seed in first if seed in second]
+    if not shared:
+        p = unpaired_test(list(first.values()), list(second.values()))
+        return fmean(first.values()) - fmean(second.values()), p, 0
+    pairs = [first[seed] for seed in shared], [second[seed] for seed in shared]
+    differences = [here - there for here, there in zip(*pairs, strict=True)]
+    same = max(differences) - min(differences) <= 1e-9 * max(map(abs, differences))
+    p = math.nan if same and any(differences) else paired_test(*pairs)
+    return fmean(differences), p, len(shared)
+
+
+def power_text(pairs: int) -> str:
+    """How large a mean difference must be to show over ``pairs`` seeds, in a sentence."""
+    _, reach = around(0, 1 / math.sqrt(pairs), pairs - 1, 1 - LEVEL)
+    return (
+        f"With {pairs} seeds p < .05 takes a mean difference of {reach:.1f} times the standard "
+        "deviation of the differences, and more after the correction."
+    )
+
+
+def p_text(p: float) -> str:
+    """``p = .03``, ``p < .001``, as the field writes it."""
+    if p < 0.001:
+        return "p < .001"
+    text = f"{p:.2g}"
+    return f"p = {text.removeprefix('0')}"
