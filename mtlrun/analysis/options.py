@@ -72,7 +72,7 @@ def compared(given: argparse.Namespace) -> tuple[FoundRuns, Report]:
     Raises:
         UserError: there is nothing to compare, or an option names what is not there.
     """
-    which, columns = _which_and_columns(given.metrics)
+    which, columns = which_and_columns(given.metrics)
     options = Options(
         spread=given.spread,
         pool=given.pool,
@@ -95,7 +95,7 @@ def compared(given: argparse.Namespace) -> tuple[FoundRuns, Report]:
     return found, compare(found, which, baseline, options)
 
 
-def _which_and_columns(words: Sequence[str]) -> tuple[Which, tuple[str, ...]]:
+def which_and_columns(words: Sequence[str]) -> tuple[Which, tuple[str, ...]]:
     """Of the words of ``--metrics`` the one that says which figures, and those that name some."""
     listed = [word.strip() for text in words for word in text.split(",") if word.strip()]
     which = list(dict.fromkeys(word for word in listed if word in get_args(Which)))
