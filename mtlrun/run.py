@@ -227,7 +227,7 @@ def _hyperparameters(config: Config, labels: Labels) -> dict[str, Any]:
 def _show(result: Result, folder: Path, config: Config, console: Console) -> None:
     console.print(result_table(result))
     console.print(
-        f"Files: {folder}\nCurves: tensorboard --logdir {config.outputs}\n"
+        f"Files: {folder}\nCurves: mtlrun tensorboard {config.outputs}\n"
         f"Table of runs: mtlrun compare {config.outputs}",
         highlight=False,
         soft_wrap=True,

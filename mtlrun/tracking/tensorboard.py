@@ -1,14 +1,16 @@
-"""TensorBoard events: scalars, pictures, the configuration, hparams in the run itself."""
+"""TensorBoard events: scalars, pictures, texts, the run's row of the HParams page."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams
 
+from mtlrun.tracking import hparams
 from mtlrun.tracking.heatmap import heatmap
+from mtlrun.tracking.summary import markdown_summary
 from mtlrun.types import Structure
 
 Row = Mapping[str, Any]
@@ -19,16 +21,18 @@ class EventWriter:
 
     Args:
         folder: the run folder.
-        tasks: names of the run's tasks.
         step: the step that the run goes on from; events after it, which a killed run left, are
             hidden from TensorBoard. None for a new run.
     """
 
-    def __init__(self, folder: Path, tasks: Sequence[str], step: int | None) -> None:
+    def __init__(self, folder: Path, step: int | None) -> None:
+        self.folder = folder
+        hparams.forget_failure(folder)
         purge = None if step is None else step + 1
         self.writer = SummaryWriter(str(folder), purge_step=purge, flush_secs=30)
         if step is None:
-            self.writer.add_custom_scalars(layout(tasks))
+            self.writer.add_custom_scalars(LAYOUT)
+        self._scalar(hparams.FINISHED, 0.0, step or 0)
 
     def losses(self, rows: Sequence[Row]) -> None:
         """Rows of ``losses.csv`` as ``train/<figure>/<task>``."""
@@ -77,24 +81,48 @@ class EventWriter:
         """A text, shown in a fixed-width font."""
         self.writer.add_text(tag, "\n".join(f"    {line}" for line in text.splitlines()))
 
-    def hyperparameters(self, settings: Mapping[str, Any], metrics: Sequence[str]) -> None:
-        """This run's row of the HParams page: settings, and tags of its headline metrics."""
-        shown = {k: v if isinstance(v, (bool, int, float)) else str(v) for k, v in settings.items()}
+    def hyperparameters(self, settings: Mapping[str, Any], columns: Mapping[str, str]) -> None:
+        """This run's row of the HParams page.
+
+        Args:
+            settings: of the run.
+            columns: the figures that the page shows: what it calls each, by tag.
+        """
+        self._record(hparams.experiment(settings, columns))
+        self._record(hparams.session_start(settings))
+        self.writer.flush()  # so that a run that has just begun is seen
+
+    def finished(self, result: Mapping[str, Any], step: int) -> None:
+        """The result as the text ``summary`` and as figures, and that the run has finished."""
+        for tag, value in hparams.result_figures(result).items():
+            self._scalar(tag, value, step)
+        self.writer.add_text("summary", markdown_summary(result), step)
+        self._record(hparams.session_end("STATUS_SUCCESS"))
+
+    def failed(self, step: int) -> None:
+        """That the run has failed; a full disk, which may be why, keeps it from being said."""
+        self._scalar(hparams.FINISHED, -1.0, step)
+        with suppress(OSError):
+            hparams.write_failure(self.folder)
+
+    def _record(self, summary: Any) -> None:
         assert self.writer.file_writer is not None
-        for summary in hparams(shown, dict.fromkeys(metrics, 0.0)):
-            self.writer.file_writer.add_summary(summary)
+        self.writer.file_writer.add_summary(summary)
 
     def close(self) -> None:
         """Write out and close."""
         self.writer.close()
 
 
-def layout(tasks: Sequence[str]) -> dict[str, dict[str, list[object]]]:
-    """Custom charts that draw the figures of all tasks together."""
-    figures = ("loss_ratio", "weight", "loss", "grad_norm")
-    return {
-        "tasks together": {
-            figure: ["Multiline", [f"train/{figure}/{task}" for task in tasks]]
-            for figure in figures
-        }
-    }
+CHARTS = {
+    "loss ratio: now / first": r"train/loss_ratio/.*",
+    "weight": r"train/weight/.*",
+    "training loss": r"train/loss/.*",
+    "validation loss": r"val/[^/]+/loss",
+    "gradient norm": r"train/grad_norm/.*",
+    "cosine between task gradients": r"train/cosine/.*",
+}
+"""Custom charts, each with the tags that it draws. Patterns, so that all runs have the same charts:
+TensorBoard shows those of all runs one after the other where they differ."""
+
+LAYOUT = {"tasks together": {title: ["Multiline", [tags]] for title, tags in CHARTS.items()}}

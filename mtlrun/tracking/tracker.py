@@ -21,16 +21,22 @@ class Description:
     Attributes:
         config: the configuration, as text.
         settings: the run's row of the HParams page.
-        metrics: the tags that page shows.
+        headlines: for each task the metric that the page shows.
+        delta_m: the tag of the change against single-task training.
+        delta_m_tracked: whether the run computes it.
     """
 
     config: str
     settings: Mapping[str, Any]
-    metrics: Sequence[str]
+    headlines: Mapping[str, str]
+    delta_m: str = "val/delta_m"
+    delta_m_tracked: bool = False
 
 
 class Tracker:
     """Writes the CSV files and TensorBoard events of a run, and tells the display.
+
+    As a context it closes them, and TensorBoard is told of a run that fails.
 
     Args:
         folder: the run folder.
@@ -58,6 +64,15 @@ class Tracker:
         self._tables = {name: Table(folder / name, COLUMNS[name]) for name in files}
         self._tensorboard = tensorboard
         self._events: Any = None
+        self._step = 0
+
+    def __enter__(self) -> "Tracker":
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if self._events and isinstance(error, Exception):  # one that is interrupted goes on
+            self._events.failed(self._step)
+        self.close()
 
     def open(self, state: Mapping[str, Any] | None, step: int) -> None:
         """Begin, or go on from what a checkpoint knows: files are cut back to it.
@@ -66,6 +81,7 @@ class Tracker:
             state: what :meth:`state_dict` gave; None for a new run.
             step: the checkpoint's step.
         """
+        self._step = step
         for name, table in self._tables.items():
             table.open(state["sizes"][name] if state else 0)
         if not state:
@@ -73,12 +89,17 @@ class Tracker:
                 stale.unlink()  # of a run that was killed before its first checkpoint
         if self._tensorboard:
             # Imported here: it takes a second, and not every run wants it.
+            from mtlrun.tracking.hparams import result_columns
             from mtlrun.tracking.tensorboard import EventWriter
 
-            self._events = EventWriter(self.folder, self.tasks, step if state else None)
+            self._events = EventWriter(self.folder, step if state else None)
             if not state:
-                self._events.text("config", self.description.config)
-                self._events.hyperparameters(self.description.settings, self.description.metrics)
+                about = self.description
+                columns = result_columns(
+                    about.headlines, about.delta_m, tracked=about.delta_m_tracked
+                )
+                self._events.text("config", about.config)
+                self._events.hyperparameters(about.settings, columns)
 
     def state_dict(self) -> dict[str, Any]:
         """The sizes of the CSV files, made durable first."""
@@ -88,6 +109,7 @@ class Tracker:
 
     def steps(self, losses: Sequence[Row], conflicts: Sequence[Row], step: int, epoch: int) -> None:
         """Rows of ``losses.csv`` and ``conflicts.csv``."""
+        self._step = step
         self._tables["losses.csv"].append(losses)
         self._tables["conflicts.csv"].append(conflicts)
         if self._events:
@@ -149,6 +171,11 @@ class Tracker:
         """Rows of pictures for TensorBoard, uint8 [rows, N, 3, H, W]."""
         if self._events:
             self._events.images(tag, pictures, step)
+
+    def finished(self, result: Mapping[str, Any], step: int) -> None:
+        """The run's result, as ``result.json`` will hold it."""
+        if self._events:
+            self._events.finished(result, step)
 
     @property
     def wants_images(self) -> bool:

@@ -72,7 +72,7 @@ def engine_of(model: MultiTaskModel, folder: Path) -> Engine:
         NAMES,
         tensorboard=False,
         display=Silent(),
-        description=Description("", {}, []),
+        description=Description("", {}, {}),
     )
     return Engine(parts, Schedule(epochs=1), folder, tracker, logging.Logger("test"))
 

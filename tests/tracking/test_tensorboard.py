@@ -1,5 +1,6 @@
 """Event files, read back with TensorBoard's own reader."""
 
+import re
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -11,9 +12,13 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
-from tensorboard.plugins.hparams import plugin_data_pb2
+from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
 
+from mtlrun.errors import Interrupted
 from mtlrun.tracking.console import Silent
+from mtlrun.tracking.hparams import result_columns, result_figures
+from mtlrun.tracking.summary import markdown_summary
+from mtlrun.tracking.tables import ALWAYS
 from mtlrun.tracking.tensorboard import EventWriter
 from mtlrun.tracking.tracker import Description, Tracker
 
@@ -21,8 +26,43 @@ TASKS = ("depth", "segmentation")
 DESCRIPTION = Description(
     config="seed: 0\noptimizer:\n  lr: 0.1\n",
     settings={"weighting": "gradnorm", "lr": 0.1, "seed": 3, "nothing": None, "fused": True},
-    metrics=["test/depth/rmse", "test/segmentation/miou"],
+    headlines={"depth": "rmse", "segmentation": "miou"},
 )
+
+
+def result_of(headlines: dict[str, str]) -> dict[str, Any]:
+    """What a finished run's ``result.json`` holds: the n-th task reaches n tenths on the test."""
+    tasks = {
+        task: {
+            "headline": metric,
+            "metrics": {
+                metric: {
+                    "higher_is_better": False,
+                    "test": number / 10,
+                    "final": 0.75,
+                    "best": 0.5,
+                    "best_epoch": 2,
+                }
+            },
+        }
+        for number, (task, metric) in enumerate(headlines.items(), start=1)
+    }
+    return {
+        "dataset": "nyuv2",
+        "method": "gradnorm,weighting.alpha=0.5",
+        "seed": 3,
+        "weighting": "gradnorm",
+        "architecture": "hps",
+        "backbone": "segnet",
+        "epochs": 4,
+        "steps": 80,
+        "parameters": {"total": 12345, "shared": 9000},
+        "seconds": 12.5,
+        "device": "cpu",
+        "select_on": "validation",
+        "selected_epoch": 2,
+        "tasks": tasks,
+    }
 
 
 def losses(step: int) -> list[dict[str, Any]]:
@@ -98,6 +138,7 @@ def test_the_tags_of_a_run(tracker: Tracker, tmp_path: Path) -> None:
         "val/depth/rmse",
         "test/segmentation/miou",
         "val/delta_m",
+        "result/finished",
     }
     assert curve(found, "train/loss/depth") == [(1, 2.0), (20, 0.1)]
     assert curve(found, "train/loss_ratio/segmentation") == [(1, 1.0), (20, 0.05)]
@@ -147,36 +188,134 @@ def test_a_run_that_begins_again_forgets_the_old_events(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("events*"))) == 1
 
 
-def test_hyperparameters_are_in_the_run_itself(tracker: Tracker, tmp_path: Path) -> None:
+def hparams_of(found: EventAccumulator) -> dict[str, Any]:
+    """The records of the HParams page, by kind."""
+    data = {}
+    for tag, metadata in found.summary_metadata.items():
+        if tag.startswith("_hparams_/"):
+            content = plugin_data_pb2.HParamsPluginData.FromString(metadata.plugin_data.content)
+            kind = content.WhichOneof("data")
+            data[kind] = getattr(content, kind)
+    return data
+
+
+def test_a_row_of_the_hparams_page_is_in_the_run_itself(tracker: Tracker, tmp_path: Path) -> None:
     tracker.close()
     found = events(tmp_path)
-    tags = ("experiment", "session_start_info", "session_end_info")
-    data = {}
-    for tag in tags:
-        content = found.SummaryMetadata(f"_hparams_/{tag}").plugin_data
-        assert content.plugin_name == "hparams"
-        data[tag] = plugin_data_pb2.HParamsPluginData.FromString(content.content)
-    started = data["session_start_info"].session_start_info.hparams
+    data = hparams_of(found)
+    assert set(data) == {"experiment", "session_start_info"}  # no end: it is under way
+    started = data["session_start_info"].hparams
     assert started["weighting"].string_value == "gradnorm"
     assert started["lr"].number_value == 0.1
     assert started["seed"].number_value == 3
-    assert started["fused"].number_value == 1  # torch writes True so
+    assert started["fused"].bool_value
     assert started["nothing"].string_value == "None"
-    shown = [info.name.tag for info in data["experiment"].experiment.metric_infos]
-    assert shown == DESCRIPTION.metrics
-    assert not [tag for tag in found.Tags()["scalars"] if tag.startswith("test/")]
+    columns = data["experiment"].hparam_infos
+    assert [column.name for column in columns] == list(DESCRIPTION.settings)
+    assert [column.name for column in columns if column.differs] == ["weighting", "seed"]
+    assert [info.name.tag for info in data["experiment"].metric_infos] == [
+        "result/finished",
+        "result/depth/rmse",
+        "result/segmentation/miou",
+        "result/seconds",
+        "val/delta_m",
+    ]
+    assert curve(found, "result/finished") == [(0, 0)]
+
+
+def test_a_finished_run_shows_its_figures_and_that_it_is_finished(tmp_path: Path) -> None:
+    with tracker_of(tmp_path) as tracker:
+        tracker.open(None, 0)
+        tracker.finished(result_of(dict(DESCRIPTION.headlines)), 80)
+    found = events(tmp_path)
+    assert hparams_of(found)["session_end_info"].status == api_pb2.STATUS_SUCCESS
+    assert curve(found, "result/finished") == [(0, 0), (80, 1)]
+    assert curve(found, "result/depth/rmse") == [(80, 0.1)]
+    assert curve(found, "result/segmentation/miou") == [(80, 0.2)]
+    assert curve(found, "result/seconds") == [(80, 12.5)]
+    (event,) = found.Tensors("summary/text_summary")
+    text = event.tensor_proto.string_val[0].decode()
+    assert "- method: **gradnorm,weighting.alpha=0.5**" in text
+    assert "- parameters: **12,345 (9,000 shared)**" in text
+    assert "| depth | rmse ↓ | 0.75 | 0.5 | 2 | 0.1 |" in text.splitlines()
+    assert text.endswith("test: the model of epoch 2, the best on val.\n")
+
+
+def test_many_tasks_with_one_headline_have_a_mean() -> None:
+    headlines = dict.fromkeys(["a", "b", "c", "d"], "accuracy")
+    figures = result_figures(result_of(headlines))
+    assert figures["result/mean_accuracy"] == pytest.approx(0.25)  # of .1, .2, .3, .4
+    columns = result_columns(headlines, "val/delta_m", tracked=True)
+    assert list(columns)[:2] == ["result/finished", "result/mean_accuracy"]
+    assert list(columns)[-2:] == ["val/delta_m", "result/seconds"]
+    assert "result/mean_rmse" not in result_columns({"a": "rmse"}, "val/delta_m", tracked=True)
+
+
+def test_names_cannot_break_the_summary() -> None:
+    text = markdown_summary(result_of({"<b>a|b</b>\n*c*": "rmse"}))
+    (row,) = [line for line in text.splitlines() if "rmse" in line]
+    assert row.startswith(r"| &lt;b>a\|b&lt;/b> \*c\* | rmse ↓ |")
+
+
+def run_until(folder: Path, error: BaseException) -> None:
+    """A run that stops with an error at step 20."""
+    with tracker_of(folder) as tracker:
+        tracker.open(None, 0)
+        tracker.steps(losses(20), [], step=20, epoch=1)
+        raise error
+
+
+def test_a_failed_run_says_so_until_it_is_tried_again(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="the end"):
+        run_until(tmp_path, ValueError("the end"))
+    found = events(tmp_path)
+    assert hparams_of(found)["session_end_info"].status == api_pb2.STATUS_FAILURE
+    assert curve(found, "result/finished") == [(0, 0), (20, -1)]
+    age(tmp_path)
+    with tracker_of(tmp_path) as tracker:
+        sizes = {name: (tmp_path / name).stat().st_size for name in ALWAYS}
+        tracker.open({"sizes": sizes}, 20)
+        assert "session_end_info" not in hparams_of(events(tmp_path))
+        tracker.finished(result_of(dict(DESCRIPTION.headlines)), 80)
+    found = events(tmp_path)
+    assert hparams_of(found)["session_end_info"].status == api_pb2.STATUS_SUCCESS
+    assert found.Scalars("result/finished")[-1].value == 1
+
+
+def test_an_interrupted_run_has_not_ended(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        run_until(tmp_path, Interrupted("stopped"))
+    found = events(tmp_path)
+    assert "session_end_info" not in hparams_of(found)
+    assert curve(found, "result/finished") == [(0, 0)]
 
 
 def test_the_layout_draws_the_tasks_together(tracker: Tracker, tmp_path: Path) -> None:
+    for step in (1, 20):
+        tracker.steps(losses(step), conflicts(step), step=step, epoch=1)
+    tracker.metrics(1, 20, "val", {"depth": {"loss": 0.6, "rmse": 0.7}})
     tracker.close()
-    (event,) = events(tmp_path).Tensors("custom_scalars__config__")
+    found = events(tmp_path)
+    (event,) = found.Tensors("custom_scalars__config__")
     layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
     (category,) = layout.category
-    charts = {chart.title: list(chart.multiline.tag) for chart in category.chart}
-    assert next(iter(charts)) == "loss_ratio"
+    charts = {
+        chart.title: {
+            tag
+            for pattern in chart.multiline.tag
+            for tag in found.Tags()["scalars"]
+            if re.fullmatch(pattern, tag)
+        }
+        for chart in category.chart
+    }
+    assert next(iter(charts)) == "loss ratio: now / first"
     assert charts == {
-        figure: [f"train/{figure}/{task}" for task in TASKS]
-        for figure in ("loss_ratio", "weight", "loss", "grad_norm")
+        "loss ratio: now / first": {f"train/loss_ratio/{task}" for task in TASKS},
+        "weight": {f"train/weight/{task}" for task in TASKS},
+        "training loss": {f"train/loss/{task}" for task in TASKS},
+        "validation loss": {"val/depth/loss"},
+        "gradient norm": {"train/grad_norm/segmentation"},
+        "cosine between task gradients": {"train/cosine/depth-segmentation"},
     }
 
 
@@ -222,12 +361,12 @@ def test_without_tensorboard_the_tables_are_written_all_the_same(tmp_path: Path)
 
 
 def test_the_first_step_of_a_resumed_run_is_the_one_after_the_checkpoint(tmp_path: Path) -> None:
-    writer = EventWriter(tmp_path, TASKS, None)
+    writer = EventWriter(tmp_path, None)
     writer.scalar("x", 1.0, 20)
     writer.scalar("x", 9.0, 21)
     writer.close()
     age(tmp_path)
-    writer = EventWriter(tmp_path, TASKS, 20)
+    writer = EventWriter(tmp_path, 20)
     writer.scalar("x", 2.0, 21)
     writer.close()
     assert curve(events(tmp_path), "x") == [(20, 1.0), (21, 2.0)]
