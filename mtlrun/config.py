@@ -4,7 +4,7 @@ The sections ``engine``, ``gradients`` and ``tracking`` and the root keys are ty
 (dataset, backbone, ...) are open, and checked against their components' signatures in ``build``.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from hashlib import blake2b
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from mtlrun.errors import UserError
+from mtlrun.errors import UserError, nearest_hint
 from mtlrun.tracking.folder import flatten
 
 
@@ -168,6 +168,45 @@ def unknown_settings(config: DictConfig) -> list[str]:
     ]
 
 
+def typed(config: DictConfig, choices: Mapping[str, str]) -> Config:
+    """The settings of a run, from the composed configuration.
+
+    Args:
+        config: without Hydra's own node.
+        choices: for each group the name of its choice.
+
+    Raises:
+        UserError: a setting that nothing reads.
+    """
+    unknown = unknown_settings(config)
+    if unknown:
+        known = [name for name in plain(config) if name not in unknown]
+        raise UserError(explain_key(unknown[0], known, choices))
+    found = OmegaConf.to_object(config)
+    assert isinstance(found, Config)
+    return found
+
+
+def explain_key(key: str, leaves: Iterable[str], choices: Mapping[str, str]) -> str:
+    """What is known where a key is not.
+
+    Args:
+        key: as given.
+        leaves: the settings that there are, by dotted key.
+        choices: for each group the name of its choice.
+    """
+    parent, _, last = key.rpartition(".")
+    inside = {name.removeprefix(f"{parent}.") for name in leaves if name.startswith(f"{parent}.")}
+    if inside:
+        within = f"{parent}={choices[parent]}" if parent in choices else parent
+        known = sorted({name.split(".")[0] for name in inside} - {"_target_"})
+        hint = nearest_hint(last, known, cutoff=0.5, before=f"{parent}.")
+        return f"{key}: there is no such setting. {hint}{within} has {', '.join(known) or 'none'}."
+    tops = sorted({name.split(".")[0] for name in leaves})
+    hint = nearest_hint(key, [*leaves, *tops])
+    return f"{key}: there is no such setting. {hint}See mtlrun --help, or mtlrun list."
+
+
 def validate(config: Config) -> None:
     """Check words and numbers that the schema's types let through.
 
@@ -202,9 +241,13 @@ LONGEST_NAME = 180
 
 
 def choices_of(hydra: DictConfig) -> dict[str, str]:
-    """For each group the name of its choice, from Hydra's own node."""
+    """For each group the name of its choice, from Hydra's own node.
+
+    A sweep is none of them: it is no matter of its runs, which are called after what it sets.
+    """
     found = hydra.runtime.choices
-    return {str(group): found[group] for group in found if not str(group).startswith("hydra/")}
+    own = (str(group) for group in found if not str(group).startswith("hydra/"))
+    return {group: found[group] for group in own if group != "sweep"}
 
 
 def changed_settings(
@@ -222,12 +265,18 @@ def changed_settings(
         given these choices, by dotted key.
     """
     choices = choices_of(hydra)
-    recipe = choices_of(compose([f"dataset={choices['dataset']}"]).hydra)
+    given = [f"dataset={choices['dataset']}"]
+    experiment = choices.get("experiment")
+    if experiment:  # a recipe of its own
+        given.append(f"experiment={experiment}")
+    recipe = choices_of(compose(given).hydra)
     groups = {
         group: choice
         for group, choice in choices.items()
         if choice != recipe.get(group) and group != "dataset"
     }
+    if experiment:
+        groups = {"experiment": experiment, **groups}
     chosen = [f"{group}={choice}" for group, choice in groups.items()]
     base = compose([f"dataset={choices['dataset']}", *chosen])
     changed = {

@@ -130,7 +130,7 @@ show_progress() {
 # install KIND: runs pip.
 install() {
   local target="$root[dev]"
-  [[ $1 == dev ]] || target="$root[data,plots]" # so that all commands in README work
+  [[ $1 == dev ]] || target="$root[data,plots,sweep,export]" # so that all commands in README work
   say "installing into .venv; the first time this takes some minutes (log: $log)"
   if "$venv/bin/python" -m pip install --disable-pip-version-check --no-input \
     --constraint "$root/scripts/constraints.txt" --editable "$target" 2>&1 |

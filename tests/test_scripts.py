@@ -127,7 +127,7 @@ def test_first_use_installs_and_the_second_is_quiet(checkout: Checkout) -> None:
     venv, pip = checkout.calls()
     assert venv == f"venv {checkout.root}/.venv"
     assert f"--constraint {checkout.root}/scripts/constraints.txt" in pip
-    assert pip.endswith(f"--editable {checkout.root}[data,plots]")
+    assert pip.endswith(f"--editable {checkout.root}[data,plots,sweep,export]")
 
     assert checkout.run("mtlrun", "two words", "") == (
         0,

@@ -2,7 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -11,6 +13,9 @@ from mtlrun.randomness import generator
 from mtlrun.types import InputKind
 
 Targets = dict[str, Tensor]
+
+NewKind = Literal["images", "tables", "texts"]
+"""What files of new inputs hold: an image each; a row an input; or a line, or a cell, an input."""
 
 
 class Source(ABC):
@@ -91,6 +96,20 @@ class TensorSource(Source):
         return TensorSource(self.inputs.to(device), targets, self.labelled)
 
 
+@dataclass(frozen=True)
+class NewInputs:
+    """What a file of new inputs holds.
+
+    Attributes:
+        source: its rows, as a dataset's own sources give them, without targets.
+        places: for each row its line or record in the file, from 1; None where the file is one
+            input, an image.
+    """
+
+    source: Source
+    places: Sequence[int] | None = None
+
+
 class Dataset:
     """Streams of examples with labels for one or more tasks.
 
@@ -113,6 +132,9 @@ class Dataset:
         families: where the data makes several tasks of a declared one (a table's target for each
             school), their names. All have the declared settings.
         remarks: lines for the run's log and the console, on what was inferred from the data.
+        new_inputs: the kind of files that :meth:`encode` reads; None where there is no such method.
+        normalisation: of images, how pixels from 0 to 1 become what the network reads: ``mean`` and
+            ``deviation`` of each channel. Empty for all other inputs.
     """
 
     splits: dict[str, dict[str, Source]]
@@ -123,6 +145,8 @@ class Dataset:
     facts: dict[str, dict[str, Any]]
     families: Mapping[str, Sequence[str]] = {}
     remarks: Sequence[str] = ()
+    new_inputs: ClassVar[NewKind | None] = None
+    normalisation: Mapping[str, Sequence[float]] = {}
 
     @classmethod
     def possible_tasks(cls, settings: Mapping[str, Any]) -> Sequence[str]:
@@ -162,6 +186,22 @@ class Dataset:
         """
         del stream, draws
         return inputs, targets
+
+    def encode(self, file: Path, stream: str, column: str | None = None) -> NewInputs:
+        """New inputs as rows of a stream, for a trained network: as the dataset reads its own.
+
+        Means, categories and vocabularies are those of its own training rows. A dataset that can do
+        this overrides the method, and says so by ``new_inputs``.
+
+        Args:
+            file: holds one input or several.
+            stream: the stream whose tasks are to be predicted.
+            column: of texts in a table the column that holds them; None elsewhere.
+
+        Raises:
+            UserError: the file cannot be read, or is not as the dataset's own are.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not read new inputs: {file}")
 
 
 def carve(rows: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -13,10 +13,18 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from mtlrun.data.base import Dataset, Targets, TensorSource, carve, carved, check_share
-from mtlrun.data.files import find_root, plain_or_gzip, read_bytes
+from mtlrun.data.base import (
+    Dataset,
+    NewInputs,
+    Targets,
+    TensorSource,
+    carve,
+    carved,
+    check_share,
+)
+from mtlrun.data.files import find_root, opened, plain_or_gzip, read_bytes
 from mtlrun.data.scaling import center_and_scale
-from mtlrun.errors import UserError
+from mtlrun.errors import UserError, did_you_mean
 
 Categories = Literal["onehot", "codes"]
 Codes = npt.NDArray[np.integer[Any]]
@@ -111,6 +119,8 @@ class CensusIncome(Dataset):
         UserError: a file is missing, damaged, or not of this layout.
     """
 
+    new_inputs = "tables"
+
     def __init__(
         self,
         root: str | None = None,
@@ -127,8 +137,10 @@ class CensusIncome(Dataset):
             raise ValueError(f"categories={categories!r}: must be onehot or codes")
         check_share("validation", validation)
         names = GROUPS[group]
-        columns, parts = self._read(find_root("census_income", root), seed)
+        self.folder, self.group, self.seed = find_root("census_income", root), group, seed
+        columns, parts = self._read(self.folder, seed)
         parts.update(carved(parts["train"], validation, seed, carve_validation))
+        self.training = parts["train"]
         inputs, cardinalities = _inputs(columns, names, parts["train"])
         targets = {task: _target(columns, task) for task in names}
         everything = TensorSource(inputs, targets)
@@ -167,6 +179,23 @@ class CensusIncome(Dataset):
         wide.scatter_(1, self.starts + (codes - 1).clamp(min=0), known)
         return wide, targets
 
+    def encode(self, file: Path, stream: str, column: str | None = None) -> NewInputs:
+        """Rows of a file in the publisher's layout, or with a header line of column names.
+
+        With a header line the columns may come in any order, and those that are no inputs may be
+        left out. What targets and the instance weight hold is not looked at. See
+        :meth:`Dataset.encode`.
+        """
+        del stream, column
+        left_out = _left_out(GROUPS[self.group])
+        new = _read_new(file, left_out)
+        rows = len(next(iter(new.values())).codes)
+        own, _ = self._read(self.folder, self.seed)
+        known = len(own[WEIGHT].codes)
+        joined = {name: _joined(own[name], new[name]) for name in own if name not in left_out}
+        inputs, _ = _inputs(joined, GROUPS[self.group], self.training)
+        return NewInputs(TensorSource(inputs[known:], {}), range(1, rows + 1))
+
     def _read(self, folder: Path, seed: int) -> tuple[Columns, dict[str, Tensor]]:
         """All rows, and which of them are for training and test."""
         found = {split: plain_or_gzip(folder, name) for split, name in FILES.items()}
@@ -189,40 +218,69 @@ class CensusIncome(Dataset):
         return joined, {"train": numbers[:train_rows], "test": numbers[train_rows:]}
 
 
-def read_columns(path: Path) -> Columns:
+def read_columns(
+    path: Path, names: Sequence[str] = COLUMNS, skipped: int = 0, unread: Collection[str] = ()
+) -> Columns:
     """The columns of a file by name.
 
+    Args:
+        path: the file, plain or compressed.
+        names: of its columns.
+        skipped: lines before its first row.
+        unread: columns whose values may be anything, and are not given.
+
     Raises:
-        UserError: names the first line that is not of 42 values, or the first value that cannot be.
+        UserError: names the first line that has not a value for each column (the publisher's have
+            42), or the first value that cannot be.
     """
     content = read_bytes(path)
     lines = content.rstrip().split(b"\n")
     for number, line in enumerate(lines, start=1):
         values = line.count(b",") + 1
-        if values != len(COLUMNS):
+        if values != len(names):
+            each = "the first" if skipped else "each line of Census-Income (KDD)"
             raise UserError(
-                f"{path}, line {number} has {values} value(s), and each line of Census-Income "
-                f"(KDD) has {len(COLUMNS)}. Copy or download it again."
+                f"{path}, line {number} has {values} value(s), and {each} has {len(names)}. Copy "
+                "or download it again."
             )
         if not line.isascii():
             raise UserError(f"{path}, line {number} is not plain ASCII text. Get the file again.")
     table = pd.read_csv(
         io.BytesIO(content),
         header=None,
-        names=list(COLUMNS),
+        skiprows=skipped,
+        names=list(names),
         dtype=object,  # strings, and half the time of dtype=str
         na_filter=False,
         quoting=csv.QUOTE_NONE,
     )
     columns = {}
-    for name in COLUMNS:
+    for name in names:
+        if name in unread:
+            continue
         codes, found = pd.factorize(table[name])
         levels = [level.strip() for level in found]
         if name == INCOME:
             levels = [level.removesuffix(".") for level in levels]
         columns[name] = _merged(levels, codes)
-        _check(columns[name], name, path)
+        _check(columns[name], name, str(path), names, skipped)
     return columns
+
+
+def _read_new(path: Path, unread: Collection[str]) -> Columns:
+    """The columns of a file of new rows, see :meth:`CensusIncome.encode`."""
+    with opened(path) as file:
+        first = [cell.strip() for cell in file.readline().decode("ascii", "replace").split(",")]
+    if not set(first) & set(COLUMNS):
+        return read_columns(path, unread=unread)
+    for name in first:
+        if name not in COLUMNS:
+            raise UserError(f"{path}, line 1: no column {name}. {did_you_mean(name, COLUMNS)}")
+    lacking = [name for name in COLUMNS if name not in first and name not in unread]
+    if lacking or len(set(first)) < len(first):
+        wrong = f"lacks {', '.join(lacking)}" if lacking else "names a column twice"
+        raise UserError(f"{path}, line 1: the header {wrong}.")
+    return read_columns(path, first, skipped=1, unread=unread)
 
 
 def _merged(levels: Sequence[str], codes: Codes) -> Column:
@@ -238,7 +296,7 @@ def _joined(first: Column, second: Column) -> Column:
     return _merged([*first.levels, *second.levels], np.concatenate([first.codes, moved]))
 
 
-def _check(column: Column, name: str, path: Path) -> None:
+def _check(column: Column, name: str, path: str, names: Sequence[str], skipped: int) -> None:
     """Refuse values that a column cannot have."""
     for code, level in enumerate(column.levels):
         if name == INCOME:
@@ -246,11 +304,11 @@ def _check(column: Column, name: str, path: Path) -> None:
         else:
             fits = _is_number(level) if name in NUMERIC else level != ""
         if not fits:
-            line = int((column.codes == code).argmax()) + 1
+            line = int((column.codes == code).argmax()) + 1 + skipped
             kinds = {INCOME: " or ".join(INCOMES)} | dict.fromkeys(NUMERIC, "a number, 0 or more,")
             expected = kinds.get(name, "a category")
             raise UserError(
-                f"{path}, line {line}, column {COLUMNS.index(name) + 1} ({name}) has {level!r} "
+                f"{path}, line {line}, column {names.index(name) + 1} ({name}) has {level!r} "
                 f"where {expected} is expected. Copy or download it again."
             )
 
@@ -264,7 +322,7 @@ def _is_number(text: str) -> bool:
 
 def _inputs(columns: Columns, targets: Sequence[str], training: Tensor) -> tuple[Tensor, list[int]]:
     """Numbers, then codes, float32 [rows, 7 + categories]; and how many codes each category has."""
-    left_out = {WEIGHT, *(POSITIVE[task][0] for task in targets)}
+    left_out = _left_out(targets)
     numbers = torch.stack([_numbers(columns[name], name) for name in NUMERIC], dim=1)
     center, scale = center_and_scale(numbers[training])
     blocks = [((numbers - center) / scale).float()]
@@ -279,6 +337,11 @@ def _inputs(columns: Columns, targets: Sequence[str], training: Tensor) -> tuple
         blocks.append(torch.from_numpy(lookup[column.codes]).unsqueeze(1))
         cardinalities.append(len(known) + 1)
     return torch.cat(blocks, dim=1), cardinalities
+
+
+def _left_out(targets: Sequence[str]) -> set[str]:
+    """The columns that are no inputs where these are the targets."""
+    return {WEIGHT, *(POSITIVE[task][0] for task in targets)}
 
 
 def _numbers(column: Column, name: str) -> Tensor:

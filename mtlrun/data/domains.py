@@ -8,9 +8,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtlrun.data.base import Dataset, Targets, carve, check_share
+from mtlrun.data.base import Dataset, NewInputs, Targets, carve, check_share
 from mtlrun.data.files import find_root
-from mtlrun.data.images import IMAGENET_DEVIATION, IMAGENET_MEAN, augmented, decode, normalised
+from mtlrun.data.images import (
+    IMAGE_SUFFIXES,
+    IMAGENET_DEVIATION,
+    IMAGENET_MEAN,
+    augmented,
+    decode,
+    normalised,
+    one_image,
+)
 from mtlrun.data.originals import Layout, listed
 from mtlrun.data.prepared import ArraySpec, PreparedSource, finished_plan
 from mtlrun.data.preparing import (
@@ -24,7 +32,6 @@ from mtlrun.data.preparing import (
 )
 from mtlrun.errors import UserError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 LEFT_BY_SYSTEMS = ("Thumbs.db", "desktop.ini")
 SHIFT = 8
 """In training an image is shifted by up to its smaller side divided by this."""
@@ -162,6 +169,7 @@ class DomainImages(Dataset):
         UserError: files are missing or damaged, or a domain has too few for its splits.
     """
 
+    new_inputs = "images"
     preparation: ClassVar[DomainPreparation]
 
     def __init__(
@@ -215,6 +223,7 @@ class DomainImages(Dataset):
         names = plan.facts["class_names"]
         self.streams = {domain: (domain,) for domain in domains}
         self.input_shape = dict.fromkeys(domains, (3, *self.size))
+        self.normalisation = {"mean": IMAGENET_MEAN, "deviation": IMAGENET_DEVIATION}
         self.facts = {d: {"classes": len(names), "class_names": list(names)} for d in domains}
 
     def transform(
@@ -235,6 +244,11 @@ class DomainImages(Dataset):
         if self.augment and draws is not None:
             inputs = augmented(inputs, draws, min(self.size) // SHIFT)
         return normalised(inputs, IMAGENET_MEAN, IMAGENET_DEVIATION), targets
+
+    def encode(self, file: Path, stream: str, column: str | None = None) -> NewInputs:
+        """An image, scaled without keeping its proportions. See :meth:`Dataset.encode`."""
+        del stream, column
+        return one_image(decode(file, str(file), self.size))
 
 
 def three_way(rows: int, validation: float, test: float, seed: int) -> dict[str, Tensor]:
@@ -307,9 +321,10 @@ def _images(folder: Path) -> list[Path]:
     """A class' images, sorted."""
     found = _visible(folder)
     for file in found:
-        if file.suffix.lower() not in SUFFIXES or not file.is_file():
+        if file.suffix.lower() not in IMAGE_SUFFIXES or not file.is_file():
             raise UserError(
-                f"{file} is no image by its name ({', '.join(SUFFIXES)}). Remove it from there."
+                f"{file} is no image by its name ({', '.join(IMAGE_SUFFIXES)}). Remove it from "
+                "there."
             )
     if not found:
         raise UserError(f"{folder} holds no images. Copy it again.")

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtlrun.data.text import UNKNOWN, Ragged, check_limits, words
+from mtlrun.data.text import UNKNOWN, Ragged, Vocabulary, check_limits, words
 from mtlrun.data.tokenised import Corpus, cached
 from mtlrun.errors import UserError
 
@@ -27,11 +27,13 @@ class EncodedTexts:
         rows: the tokens of each text, see :data:`mtlrun.types.InputKind`.
         vocabulary: count of numbers, the fact of that name.
         remark: a line on what was found.
+        words: that have a number; None where a pretrained tokenizer gives the numbers.
     """
 
     rows: Ragged
     vocabulary: int
     remark: str
+    words: Vocabulary | None = None
 
     @property
     def longest(self) -> int:
@@ -117,7 +119,30 @@ class TextSettings:
             f"{len(found.words):,} {kind} of the training rows; {unknown / max(count, 1):.1%} of "
             "the words in other rows are unknown"
         )
-        return EncodedTexts(rows, len(found), remark)
+        return EncodedTexts(rows, len(found), remark, found)
+
+    def encode_new(
+        self,
+        texts: Sequence[str],
+        known: Vocabulary | None,
+        split: Callable[[str], Sequence[str]] = words,
+    ) -> Ragged:
+        """Further texts in the numbers that :meth:`encode` gave to the dataset's own.
+
+        Args:
+            texts: one a row.
+            known: the words that have a number, see :class:`EncodedTexts`.
+            split: as the dataset's own texts were split.
+
+        Raises:
+            UserError: the pretrained tokenizer cannot be read.
+        """
+        if known is None:
+            return pretrained(self.tokenizer, texts, None, self.max_length)[0]
+        corpus = Corpus.of(texts, split).truncated(self.max_length)
+        if self.ngrams == 2:
+            corpus = corpus.with_bigrams(torch.arange(len(texts)), min_count=1)
+        return corpus.in_numbers_of(known)
 
 
 def pretrained(

@@ -2,14 +2,22 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mtlrun.data.augment import Resampler, draw_crops
-from mtlrun.data.base import Dataset, Targets, carve
-from mtlrun.data.images import IMAGENET_DEVIATION, IMAGENET_MEAN, normalised
+from mtlrun.data.base import Dataset, NewInputs, Targets, carve
+from mtlrun.data.images import (
+    IMAGENET_DEVIATION,
+    IMAGENET_MEAN,
+    decode,
+    normalised,
+    one_image,
+)
+from mtlrun.data.originals import scaled
 from mtlrun.data.prepared import PreparedSource
 from mtlrun.data.preparing import InMemory, Size, held
 
@@ -33,6 +41,8 @@ class PreparedFrames(Dataset, ABC):
         facts: see :class:`~mtlrun.data.base.Dataset`.
     """
 
+    new_inputs = "images"
+
     def __init__(
         self,
         stream: str,
@@ -47,6 +57,7 @@ class PreparedFrames(Dataset, ABC):
         self.splits = held({split: {stream: s} for split, s in sources.items()}, in_memory)
         self.streams = {stream: tuple(facts)}
         self.input_shape = {stream: (3, *size)}
+        self.normalisation = {"mean": IMAGENET_MEAN, "deviation": IMAGENET_DEVIATION}
         self.facts = facts
 
     @abstractmethod
@@ -85,6 +96,15 @@ class PreparedFrames(Dataset, ABC):
             moved = target if resampler is None else resampler.nearest(target)
             dense[task] = self.dense_target(task, moved, resampler)
         return images, dense
+
+    def encode(self, file: Path, stream: str, column: str | None = None) -> NewInputs:
+        """An image, decoded in full and scaled as frames are when they are prepared.
+
+        See :meth:`Dataset.encode`.
+        """
+        del stream, column
+        whole = decode(file, str(file)).permute(1, 2, 0).contiguous().numpy()
+        return one_image(torch.from_numpy(scaled(whole, self.size).copy()).permute(2, 0, 1))
 
 
 def check_validation(share: float) -> None:

@@ -16,11 +16,14 @@ from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
+from mtlrun.data.base import NewInputs, TensorSource
 from mtlrun.errors import UserError
 
 # Of ImageNet's training images, which pretrained backbones expect; red, green, blue from 0 to 1.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 
 DAMAGE = (
     OSError,
@@ -165,6 +168,23 @@ def normalised(images: Tensor, mean: tuple[float, ...], deviation: tuple[float, 
     """
     gain, offset = _normalisation(tuple(mean), tuple(deviation), images.device)
     return torch.addcmul(offset, images, gain)
+
+
+def one_image(pixels: Tensor) -> NewInputs:
+    """A new image, [C, H, W], as the one row of its file."""
+    return NewInputs(TensorSource(pixels.unsqueeze(0), {}))
+
+
+def grey(pixels: Tensor) -> Tensor:
+    """Brightness of red, green and blue (ITU-R BT.601, as pillow rounds it): uint8 [1, H, W].
+
+    Args:
+        pixels: uint8 [3, H, W].
+    """
+    red, green, blue = pixels.int()
+    brightness: Tensor = (19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16
+    pixels = brightness.to(torch.uint8)
+    return pixels.unsqueeze(0)
 
 
 def _pixels(source: Path | BinaryIO, name: str, size: Size | None, crop: bool) -> Pixels:

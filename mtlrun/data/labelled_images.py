@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtlrun.data.base import Dataset, Source, Targets, TensorSource
+from mtlrun.data.base import Dataset, NewInputs, Source, Targets, TensorSource
 from mtlrun.data.files import find_root
 from mtlrun.data.images import (
     IMAGENET_DEVIATION,
@@ -19,6 +19,7 @@ from mtlrun.data.images import (
     decode,
     decode_many,
     normalised,
+    one_image,
 )
 from mtlrun.data.originals import Layout
 from mtlrun.data.prepared import ArraySpec, PreparedSource, finished_plan
@@ -88,6 +89,8 @@ class LabelledImages(Dataset):
         ValueError: a setting is none of its values.
     """
 
+    new_inputs = "images"
+
     def __init__(
         self,
         root: str | None = None,
@@ -119,6 +122,7 @@ class LabelledImages(Dataset):
             raise ValueError(f"augment={augment}: choose one of true, shift, false")
         check_choice("normalise", normalise, ("imagenet", "train"))
         self.augment = augment
+        self.crop = crop
         target_settings = TargetSettings(classes or {}, separator, unseen)
         split_settings = SplitSettings(split, validation, test, group, seed)
         folder = find_root("images", root)
@@ -162,6 +166,7 @@ class LabelledImages(Dataset):
         self.mean, self.deviation = (
             _moments(self.splits["train"][STREAM]) if normalise == "train" else moments
         )
+        self.normalisation = {"mean": self.mean, "deviation": self.deviation}
         place = "in memory" if made is None else f"from {made}"
         self.remarks = [
             f"Read {sheet.title}: {len(sheet):,} images, {self.size[0]} x {self.size[1]}, {place}.",
@@ -194,6 +199,11 @@ class LabelledImages(Dataset):
             shift = min(self.size) // SHIFT
             inputs = augmented(inputs, draws, shift, flip=self.augment is True)
         return normalised(inputs, self.mean, self.deviation), targets
+
+    def encode(self, file: Path, stream: str, column: str | None = None) -> NewInputs:
+        """An image, scaled or cut as the dataset's own. See :meth:`Dataset.encode`."""
+        del stream, column
+        return one_image(decode(file, str(file), self.size, crop=self.crop))
 
 
 class ImageSource(Source):

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mtlrun.data.base import Dataset, Targets, TensorSource, carve, check_share
+from mtlrun.data.base import Dataset, NewInputs, Targets, TensorSource, carve, check_share
 from mtlrun.data.files import find_root, plain_or_gzip, read_idx
+from mtlrun.data.images import decode, grey, one_image
 from mtlrun.errors import UserError
 from mtlrun.randomness import generator
 
@@ -53,6 +54,8 @@ class MultiMNIST(Dataset):
         UserError: a file is missing or damaged.
     """
 
+    new_inputs = "images"
+
     def __init__(
         self,
         root: str | None = None,
@@ -90,6 +93,7 @@ class MultiMNIST(Dataset):
         self.splits = {split: {"multimnist": source} for split, source in sources.items()}
         self.streams = {"multimnist": ("left", "right")}
         self.input_shape = {"multimnist": (1, *size)}
+        self.normalisation = {"mean": [MEAN], "deviation": [DEVIATION]}
         self.facts = {task: {"classes": 10, "class_names": names} for task in ("left", "right")}
 
     def transform(
@@ -100,6 +104,16 @@ class MultiMNIST(Dataset):
         # (pixel / 255 - mean) / deviation, in one pass over the batch
         scale = 1 / (255 * DEVIATION)
         return inputs.float().mul_(scale).sub_(MEAN / DEVIATION), targets
+
+    def encode(self, file: Path, stream: str, column: str | None = None) -> NewInputs:
+        """An image, scaled to the canvas of 36x36, and from there to ``size``.
+
+        As in MNIST, writing is bright on black. See :meth:`Dataset.encode`.
+        """
+        del column
+        canvas = grey(decode(file, str(file), (CANVAS, CANVAS)))
+        _, height, width = self.input_shape[stream]
+        return one_image(_resize(canvas.unsqueeze(0), (height, width))[0])
 
 
 def overlay(left: Tensor, right: Tensor, offset: int) -> Tensor:

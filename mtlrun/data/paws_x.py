@@ -1,9 +1,11 @@
 """PAWS-X: whether two sentences mean the same, in seven languages."""
 
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 
+from mtlrun.data.base import NewKind
 from mtlrun.data.encoded_texts import TextSettings
 from mtlrun.data.files import find_root, plain_or_gzip, read_lines
 from mtlrun.data.text import paired
@@ -45,6 +47,8 @@ class PawsX(TextDataset):
     Raises:
         UserError: a file is missing or damaged.
     """
+
+    new_inputs: ClassVar[NewKind | None] = None  # a row is a pair of texts
 
     def __init__(
         self,

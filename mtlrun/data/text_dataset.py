@@ -2,14 +2,22 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from mtlrun.data.base import Dataset
+from mtlrun.data.base import Dataset, NewInputs, NewKind
 from mtlrun.data.encoded_texts import TextSettings
+from mtlrun.data.files import read_lines
 from mtlrun.data.text import Ragged, TokenSource, words
 from mtlrun.errors import UserError
+
+TABLES = (".csv", ".tsv", ".parquet", ".pq")
+"""Endings of tables that have texts in a column; all other files have one a line."""
+
+TEXT_COLUMN = "text"
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,8 @@ class TextDataset(Dataset):
             there are no pairs.
     """
 
+    new_inputs: ClassVar[NewKind | None] = "texts"
+
     def __init__(
         self,
         streams: Mapping[str, TextStream],
@@ -52,6 +62,7 @@ class TextDataset(Dataset):
             start += len(stream.texts)
         training = torch.cat([s.splits["train"] + starts[name] for name, s in streams.items()])
         encoded = settings.encode(texts, training, split, seconds)
+        self.settings, self.split_text, self.words = settings, split, encoded.words
         self.splits = {}
         for name, stream in streams.items():
             rows = torch.arange(len(stream.texts)) + starts[name]
@@ -68,3 +79,37 @@ class TextDataset(Dataset):
         self.input_kind = dict.fromkeys(streams, "tokens" if settings.ngrams == 1 else "bags")
         self.input_facts = {name: {"vocabulary": encoded.vocabulary} for name in streams}
         self.remarks = (encoded.remark,)
+
+    def encode(self, file: Path, stream: str, column: str | None = None) -> NewInputs:
+        """Texts in the numbers of the vocabulary: a line each, or a cell of a table's column each.
+
+        See :meth:`Dataset.encode`.
+        """
+        del stream
+        if file.suffix.lower() in TABLES:
+            texts, places = _column_of(file, column)
+        else:
+            if column is not None:
+                raise UserError(
+                    f"{file} has a text a line, and column {column} is asked for, which goes with "
+                    f"tables ({', '.join(TABLES)})."
+                )
+            texts = read_lines(file)
+            places = list(range(1, len(texts) + 1))
+        if not texts:
+            raise UserError(f"{file} has no texts.")
+        rows = self.settings.encode_new(texts, self.words, self.split_text)
+        return NewInputs(TokenSource(rows, {}), places)
+
+
+def _column_of(file: Path, column: str | None) -> tuple[list[str], list[int]]:
+    """The texts in a table's column, and the number of each one's row; empty cells are left out."""
+    from mtlrun.data.table.reading import read_sheet  # pandas, which texts do not need else
+
+    name = TEXT_COLUMN if column is None else column
+    sheet = read_sheet(str(file), setting="--input", as_text=[name])
+    sheet.require(name, "--column")
+    levels = sheet.levels(name)
+    found = [(levels.at(row), int(record) + 1) for row, record in enumerate(sheet.record_of)]
+    texts = [(text, record) for text, record in found if text is not None]
+    return [text for text, _ in texts], [record for _, record in texts]

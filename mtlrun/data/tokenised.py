@@ -102,10 +102,14 @@ class Corpus:
         counts = self.tokens.subset(training).values.bincount(minlength=len(self.lexicon))
         occurring = zip(self.lexicon, counts.tolist(), strict=True)
         vocabulary = Vocabulary.counted(dict(occurring), min_count, max_size)
+        return self.in_numbers_of(vocabulary), vocabulary
+
+    def in_numbers_of(self, vocabulary: Vocabulary) -> Ragged:
+        """The texts in the numbers of a vocabulary, see :meth:`numbered`."""
         numbers = torch.from_numpy(vocabulary.encode(self.lexicon))[self.tokens.values]
         unknown_pair = (self.tokens.values >= self.single) & (numbers == UNKNOWN)
         rows = Ragged(numbers, self.tokens.offsets).keep(~unknown_pair)
-        return rows.filled(UNKNOWN), vocabulary
+        return rows.filled(UNKNOWN)
 
 
 def cached(

@@ -74,8 +74,8 @@ class Regression(Task):
         if not all(0 < value < math.inf for value in scales):
             raise ValueError(f"scale={scale}: must be above 0 and finite")
         self.standardised = any(centers) or any(value != 1 for value in scales)
-        self._center = Constants(centers, torch.float64)
-        self._scale = Constants(scales, torch.float64)
+        self.center = Constants(centers, torch.float64)
+        self.scale = Constants(scales, torch.float64)
         self.output_size = outputs
         self.kind = loss
         self.delta = 1.0 if delta is None else delta
@@ -91,7 +91,7 @@ class Regression(Task):
         """
         values, known = self._known(prediction, target)
         if self.standardised:
-            center, scale = self._center.on(values.device), self._scale.on(values.device)
+            center, scale = self.center.on(values.device), self.scale.on(values.device)
             values = ((values.double() - center) / scale).to(values.dtype)
         # The Huber loss, unlike the others, is else computed in the prediction's precision.
         prediction = prediction.to(torch.promote_types(prediction.dtype, torch.float32))
@@ -125,7 +125,7 @@ class Regression(Task):
         predicted = prediction.double()
         if self.standardised:
             # Far from 0 the variance would drown in the squares; from the center it does not.
-            center, scale = self._center.on(values.device), self._scale.on(values.device)
+            center, scale = self.center.on(values.device), self.scale.on(values.device)
             values = torch.where(known, values - center, 0.0)
             predicted = predicted * scale
         errors = torch.where(known, predicted - values, 0.0)

@@ -6,11 +6,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mtlrun.data.base import Dataset, Targets
+from mtlrun.data.base import Dataset, NewInputs, Targets
 from mtlrun.data.celeba.files import ATTRIBUTES, SPLITS
 from mtlrun.data.celeba.prepare import CELEBA
 from mtlrun.data.files import find_root
-from mtlrun.data.images import IMAGENET_DEVIATION, IMAGENET_MEAN, augmented, normalised
+from mtlrun.data.images import (
+    IMAGENET_DEVIATION,
+    IMAGENET_MEAN,
+    augmented,
+    decode,
+    normalised,
+    one_image,
+)
 from mtlrun.data.prepared import PreparedSource, finished_plan
 from mtlrun.data.preparing import InMemory, checked_in_memory, checked_size, held
 
@@ -46,6 +53,8 @@ class CelebA(Dataset):
         UserError: CelebA is not there or is damaged.
     """
 
+    new_inputs = "images"
+
     def __init__(
         self,
         root: str | None = None,
@@ -70,6 +79,7 @@ class CelebA(Dataset):
         self.splits = held(sources, in_memory)
         self.streams = {STREAM: ATTRIBUTES}
         self.input_shape = {STREAM: (3, height, width)}
+        self.normalisation = {"mean": IMAGENET_MEAN, "deviation": IMAGENET_DEVIATION}
         self.facts = {
             name: {"classes": 2, "class_names": [f"not {name}", name]} for name in ATTRIBUTES
         }
@@ -85,6 +95,12 @@ class CelebA(Dataset):
         if self.augment and draws is not None:
             inputs = augmented(inputs, draws, padding=0)
         return normalised(inputs, IMAGENET_MEAN, IMAGENET_DEVIATION), targets
+
+    def encode(self, file: Path, stream: str, column: str | None = None) -> NewInputs:
+        """A face, framed as the publisher's aligned images are. See :meth:`Dataset.encode`."""
+        del column
+        _, height, width = self.input_shape[stream]
+        return one_image(decode(file, str(file), (height, width)))
 
 
 class FaceSource(PreparedSource):

@@ -1,16 +1,17 @@
 """CIFAR-10 as a dataset: one stream, which object it is and whether it is an animal."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mtlrun.data.base import Dataset, Targets, TensorSource, carve, check_share
+from mtlrun.data.base import Dataset, NewInputs, Targets, TensorSource, carve, check_share
 from mtlrun.data.cifar10.batches import SIDE
 from mtlrun.data.cifar10.layouts import CLASSES, read_splits
 from mtlrun.data.files import find_root
-from mtlrun.data.images import augmented, normalised
+from mtlrun.data.images import augmented, decode, normalised, one_image
 
 STREAM = "cifar10"
 ANIMALS = ("bird", "cat", "deer", "dog", "frog", "horse")
@@ -50,6 +51,8 @@ class CIFAR10(Dataset):
         UserError: the files are not there or are damaged.
     """
 
+    new_inputs = "images"
+
     def __init__(
         self,
         root: str | None = None,
@@ -78,6 +81,7 @@ class CIFAR10(Dataset):
         self.splits = {split: {STREAM: source} for split, source in sources.items()}
         self.streams = {STREAM: ("object", "animal")}
         self.input_shape = {STREAM: (3, *size)}
+        self.normalisation = {"mean": MEAN, "deviation": DEVIATION}
         self.facts = {
             "object": {"classes": len(CLASSES), "class_names": list(CLASSES)},
             "animal": {"classes": 2, "class_names": ["non-animal", "animal"]},
@@ -94,6 +98,15 @@ class CIFAR10(Dataset):
         if self.augment and draws is not None:
             inputs = augmented(inputs, draws, self.padding)
         return normalised(inputs, MEAN, DEVIATION), targets
+
+    def encode(self, file: Path, stream: str, column: str | None = None) -> NewInputs:
+        """An image, scaled to CIFAR-10's own 32x32, and from there to ``size``.
+
+        See :meth:`Dataset.encode`.
+        """
+        del column
+        pixels = decode(file, str(file), (SIDE, SIDE))
+        return one_image(_resized(pixels.unsqueeze(0), self.input_shape[stream][1:])[0])
 
 
 def _resized(images: Tensor, size: Sequence[int]) -> Tensor:

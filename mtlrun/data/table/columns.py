@@ -50,6 +50,15 @@ class Roles:
     written: Mapping[str, str]
     left_out: Mapping[str, str]
 
+    @property
+    def kinds(self) -> dict[str, str]:
+        """The kind of each input column."""
+        return {
+            **dict.fromkeys(self.numeric, "numeric"),
+            **dict.fromkeys(self.categorical, "categorical"),
+            **dict.fromkeys(self.text, "text"),
+        }
+
 
 def input_roles(
     sheet: Sheet, candidates: Sequence[str], named: Mapping[str, str], training: Bools

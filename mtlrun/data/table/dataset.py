@@ -1,14 +1,16 @@
 """A table of the user's own as a dataset."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mtlrun.data.base import Dataset, Targets, TensorSource
+from mtlrun.data.base import Dataset, NewInputs, Targets, TensorSource
 from mtlrun.data.table.columns import Roles, input_roles
+from mtlrun.data.table.further import Recipe
 from mtlrun.data.table.inputs import encoded
 from mtlrun.data.table.names import Names, check_choice, check_uses, names_of
 from mtlrun.data.table.reading import ABSENT, Array, Paths, Sheet, read_sheet
@@ -76,6 +78,8 @@ class Table(Dataset):
         ValueError: a setting is none of its values.
     """
 
+    new_inputs = "tables"
+
     def __init__(
         self,
         path: Paths | None = None,
@@ -120,13 +124,13 @@ class Table(Dataset):
         }
         own_use = {"split": split, "group": group, "task_column": task_column}
         others = [column for column in own_use.values() if column is not None]
-        sheet = read_sheet(
-            path,
-            encoding=encoding,
-            missing=names_of(missing),
-            as_text=[*tasks, *kinds["categorical"], *kinds["text"], *others],
-            columns=None if columns is None else names_of(columns),
-        )
+        reading: dict[str, Any] = {
+            "encoding": encoding,
+            "missing": names_of(missing),
+            "as_text": [*tasks, *kinds["categorical"], *kinds["text"], *others],
+            "columns": None if columns is None else names_of(columns),
+        }
+        sheet = read_sheet(path, **reading)
         candidates, named = check_uses(
             sheet,
             tasks,
@@ -148,14 +152,13 @@ class Table(Dataset):
             task: read_target(sheet, task, kind, training, target_settings)
             for task, kind in tasks.items()
         }
-        made = encoded(
-            sheet,
-            roles,
-            training,
-            onehot=categories == "onehot",
-            text_length=text_length,
-            vocabulary=vocabulary,
-        )
+        encoding_of: dict[str, Any] = {
+            "onehot": categories == "onehot",
+            "text_length": text_length,
+            "vocabulary": vocabulary,
+        }
+        made = encoded(sheet, roles, training, **encoding_of)
+        self.recipe = Recipe(path, reading, encoding_of, roles.kinds, training, task_column)
         self.one_hot = made.one_hot
         self.input_kind = dict.fromkeys(streams, made.kind)
         self.input_facts = dict.fromkeys(streams, made.facts)
@@ -236,6 +239,17 @@ class Table(Dataset):
         """
         del stream, draws
         return inputs if self.one_hot is None else self.one_hot.expand(inputs), targets
+
+    def encode(self, file: Path, stream: str, column: str | None = None) -> NewInputs:
+        """Rows of another file with the same input columns; targets may be missing.
+
+        With ``task_column`` only the rows of the stream. See :meth:`Dataset.encode`.
+        """
+        del column
+        own = self.splits["train"][stream]
+        assert isinstance(own, TensorSource)
+        values, places = self.recipe.encode(file, stream, own.inputs)
+        return NewInputs(TensorSource(values, {}), places)
 
 
 def _streams(sheet: Sheet, task_column: str | None) -> dict[str, Array]:

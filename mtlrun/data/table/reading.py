@@ -236,6 +236,8 @@ def read_sheet(
     missing: Sequence[str] = (),
     as_text: Sequence[str] = (),
     columns: Sequence[str] | None = None,
+    further: Path | None = None,
+    needed: Sequence[str] = (),
 ) -> Sheet:
     """Read a table.
 
@@ -247,6 +249,8 @@ def read_sheet(
         missing: cells that say that nothing is known, as empty ones always do.
         as_text: columns whose cells are kept as they are written.
         columns: names of the columns where text files have no header line.
+        further: a file whose rows follow all others. Columns that only it has are left out.
+        needed: columns that it must have; those that it lacks are missing in its rows.
 
     Raises:
         UserError: a file is not there, or is no such table; files differ in their columns.
@@ -261,10 +265,20 @@ def read_sheet(
                 f"{file.path} and {files[0].path} have different columns: only one of them has "
                 f"{', '.join(odd[:5])}."
             )
-    frames = [file.frame(missing, as_text) for file in files]
+    if further is not None:
+        files.append(_opened(further, "--input", encoding, columns))
+        lacking = [name for name in needed if name not in files[-1].names]
+        if lacking:
+            raise UserError(
+                f"{further} lacks the column{'s' if lacking[1:] else ''} {', '.join(lacking[:5])}, "
+                f"which {files[0].path} has and predictions are made from."
+            )
+    first = list(files[0].names)
+    frames = [_ordered(file.frame(missing, as_text), first) for file in files]
     mixed = _of_mixed_types(frames)
     if mixed:
-        frames = [file.frame(missing, [*as_text, *mixed]) for file in files]
+        texts = [*as_text, *mixed]
+        frames = [_ordered(file.frame(missing, texts), first) for file in files]
         frames = [frame.astype(dict.fromkeys(mixed, object)) for frame in frames]
     whole = pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
     lengths = [len(frame) for frame in frames]
@@ -280,10 +294,15 @@ def read_sheet(
     if not len(whole):
         raise UserError(f"{', '.join(str(file.path) for file in files)} has no rows.")
     parts = None
-    if isinstance(path, Mapping):
+    if isinstance(path, Mapping) and further is None:
         splits = np.array([split for split, _ in listed])[file_of]
         parts = {split: np.flatnonzero(splits == split) for split in path}
     return Sheet(whole, files, file_of, record_of, parts, missing)
+
+
+def _ordered(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """A frame with the columns named, missing where it lacks them."""
+    return frame if list(frame.columns) == names else frame.reindex(columns=list(names))
 
 
 def _listed(path: Paths | None, setting: str) -> list[tuple[str, str]]:

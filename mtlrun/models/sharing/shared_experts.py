@@ -129,7 +129,7 @@ class SharedExperts(StageReading):
             }
             for task in here:
                 if self.mixes(task):
-                    number, rows = self._number[task], len(stem.features)
+                    number, rows = self._number[task], stem.features.shape[0]
                     self.usage.note(number, weights[task], rows, [range(len(outputs))])
                 # Stages that its head does not read stay as the first expert's
                 read = stem.outputs + outputs[0]

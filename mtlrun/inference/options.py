@@ -1,0 +1,50 @@
+"""What the verbs on a finished run take in common from the command line."""
+
+import argparse
+from pathlib import Path
+
+
+def parser_of(verb: str, description: str, examples: str) -> argparse.ArgumentParser:
+    """A parser with the run's folder and where its data is.
+
+    Args:
+        verb: for example ``evaluate``.
+        description: what it does, in a sentence or two.
+        examples: command lines, each with a comment.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"mtlrun {verb}",
+        description=description,
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", metavar="RUN", type=Path, help="the folder of a finished run")
+    parser.add_argument(
+        "--checkpoint",
+        choices=("best", "last"),
+        default="best",
+        help="the selected epoch (default), or the last one",
+    )
+    parser.add_argument(
+        "--data",
+        metavar="PATH",
+        help="where the run's data is now: dataset.root, or dataset.path of a table",
+    )
+    parser.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="another value of dataset.*, of backbone.path, or of engine.device, threads, amp, "
+        "evaluation_batch_size, ...; may be given several times",
+    )
+    return parser
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """The option ``--device``."""
+    parser.add_argument(
+        "--device",
+        metavar="D",
+        help="cpu, cuda or cuda:N; else the run's own, where there is one",
+    )
