@@ -5,7 +5,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from mtlrun.analysis.delta_m import relative_change
+from mtlrun.analysis.statistics.delta_m import relative_change
 from mtlrun.errors import UserError
 from mtlrun.tracking import folder as run_folder
 

@@ -3,7 +3,7 @@
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -118,7 +118,7 @@ def _from(module: str, name: str) -> Verb:
 
 VERBS: dict[str, Verb] = {
     "list": _list,
-    "compare": _from("mtlrun.analysis.command", "compare_command"),
+    "compare": _from("mtlrun.analysis.comparison.command", "compare_command"),
     "report": _from("mtlrun.analysis.report.command", "report_command"),
     "plot": _from("mtlrun.analysis.plots.command", "plot_command"),
     "tensorboard": _from("mtlrun.analysis.board", "board_command"),
@@ -140,18 +140,19 @@ def _train(arguments: list[str]) -> int:
 
     from mtlrun import config as schema
     from mtlrun.sweeping import plugins
-    from mtlrun.sweeping.sweeper import SWEEP_PROCESS
+    from mtlrun.sweeping.worker import SWEEP_PROCESS, this_process
 
     traceback_wanted = os.environ.get("HYDRA_FULL_ERROR") == "1"
     # Hydra would print its own report and exit; the errors are explained here instead.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    os.environ[SWEEP_PROCESS] = str(os.getpid())
+    os.environ[SWEEP_PROCESS] = this_process()
     schema.register()
     plugins.register()
     OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
     FAILED.clear()
     _composed.cache_clear()
-    arguments = [_with_open_keys(argument) for argument in arguments]
+    # Hydra's parser wants its -m before the settings, or after all of them.
+    arguments = sorted(map(_with_open_keys, arguments), key=lambda given: given not in MANY)
     sys.argv = ["mtlrun", *arguments]
     app = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")(
         _job
@@ -169,6 +170,10 @@ def _train(arguments: list[str]) -> int:
         if not traceback_wanted:
             del os.environ["HYDRA_FULL_ERROR"]
     return _report_failure(traceback_wanted) if FAILED else 0
+
+
+MANY = ("-m", "--multirun")
+"""Options for several runs."""
 
 
 def _with_open_keys(argument: str) -> str:
@@ -199,26 +204,25 @@ def _job(config: "DictConfig") -> float | None:
     """
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
-    from omegaconf import OmegaConf
     from rich.console import Console
 
-    from mtlrun.config import Config, choices_of, method_name, plain, unknown_settings
-    from mtlrun.sweeping.sweeper import WorkerStoppedError, in_worker
+    from mtlrun.config import choices_of, method_name, typed
+    from mtlrun.sweeping.worker import follow_sweep, for_the_sweep, in_worker
 
+    follow_sweep()
     hydra_config: Any = HydraConfig.get()
+    many = hydra_config.mode is RunMode.MULTIRUN
     # A sweep of ours has a table of its jobs, which their own words would tear.
-    quiet = hydra_config.mode is RunMode.MULTIRUN and _is_ours(hydra_config.sweeper)
+    quiet = many and _is_ours(hydra_config.sweeper)
     folder = Path(hydra_config.runtime.output_dir)
     choices = choices_of(hydra_config)
     groups, changed = _changes(config, hydra_config)
     try:
-        for key in unknown_settings(config):
-            known = [name for name in plain(config) if name not in unknown_settings(config)]
-            raise UserError(_explain_key(key, known, choices))
-        typed = OmegaConf.to_object(config)
-        assert isinstance(typed, Config)
-        if typed.toy is not None:
-            _complete_toy(typed.toy, hydra_config.job.config_name)
+        if not many:
+            _refuse_sweeps_settings(hydra_config.overrides.hydra)
+        settings = typed(config, choices)
+        if settings.toy is not None:
+            _complete_toy(settings.toy, hydra_config.job.config_name)
 
         from mtlrun.result import Labels  # these import torch
         from mtlrun.run import run
@@ -227,16 +231,18 @@ def _job(config: "DictConfig") -> float | None:
         method = method_name(choices["weighting"], groups, changed)
         labels = Labels(choices, method, {**groups, **changed})
         # names of folders have brackets
-        run(typed, shown, labels, Console(markup=False, quiet=quiet))
-    except Interrupted as stop:
+        run(settings, shown, labels, Console(markup=False, quiet=quiet))
+    except (Interrupted, Exception) as error:
         if in_worker():
-            raise WorkerStoppedError(str(stop)) from stop
-        raise
-    except Exception as error:
+            raise for_the_sweep(error) from None
+        if isinstance(error, Interrupted):
+            raise
         text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         FAILED.append((f"{folder.parent.name}/{folder.name}: {text}", error))
-        raise  # so that Hydra, too, counts the job as failed
-    return None if quiet else _objective(typed, folder)
+        if many:
+            raise  # so that Hydra, too, counts the job as failed
+        return None
+    return None if quiet else _objective(settings, folder)
 
 
 def _objective(config: "Config", folder: Path) -> float | None:
@@ -247,6 +253,17 @@ def _objective(config: "Config", folder: Path) -> float | None:
     if config.toy is not None or (config.objective in DELTA_M and baseline is None):
         return None
     return objective_value(config.objective, folder, Path(baseline) if baseline else None)
+
+
+def _refuse_sweeps_settings(overrides: Sequence[str]) -> None:
+    """What says how several runs are done would be ignored by one."""
+    of_sweeps = ("hydra/sweeper", "hydra/launcher", "hydra.sweeper", "hydra.launcher")
+    for override in overrides:
+        if override.lstrip("+~").startswith(of_sweeps):
+            raise UserError(
+                f"{override} has no effect on a single run: add -m, or +sweep=NAME (see mtlrun "
+                "list sweep)."
+            )
 
 
 def _is_ours(sweeper: Any) -> bool:
@@ -303,6 +320,8 @@ def _run_folder(*, _root_: Any) -> str:
 
 def _explain(error: Exception, arguments: Sequence[str]) -> str:
     """One paragraph from Hydra's report of a slip on the command line."""
+    if isinstance(error.__cause__, UserError):  # of a sweeper or launcher
+        return str(error.__cause__)
     text = str(error)
     ours = re.match(r"UserError raised while resolving interpolation: (.*)", text)
     if ours:
@@ -326,13 +345,15 @@ def _explain(error: Exception, arguments: Sequence[str]) -> str:
         group, name = missing[1].rsplit("/", 1)
         options = re.search(r"Available options in '[^']+':\n((?:\t.+\n?)*)", text)
         known = options[1].split() if options else []
+        if missing[1] == "hydra/launcher/joblib":  # a plug-in of Hydra's
+            return "hydra/launcher=joblib needs its package: pip install 'mtlrun[sweep]'."
         return f"{group}={name}: there is no such choice. {did_you_mean(name, known)}"
     key = re.search(r"(?:Could not override '([\w.@/-]+)'|Key '(\w+)' is not in struct)", text)
     if key:
-        from mtlrun.config import choices_of, plain
+        from mtlrun.config import choices_of, explain_key, plain
 
         composed = _compose_choices(arguments)
-        return _explain_key(key[1] or key[2], plain(composed), choices_of(composed.hydra))
+        return explain_key(key[1] or key[2], plain(composed), choices_of(composed.hydra))
     cause = str(error.__cause__ or "").split("\n")[0]
     text = " ".join(f"{text} {cause}".split()).removesuffix(".")
     override = re.match(r"Error merging override (\S+) (.*)", text)
@@ -354,20 +375,6 @@ def _first_garbled(arguments: Sequence[str]) -> str | None:
             if "=" in argument and not argument.startswith("-"):
                 return argument
     return None
-
-
-def _explain_key(key: str, leaves: Iterable[str], choices: Mapping[str, str]) -> str:
-    """What is known where a key is not."""
-    parent, _, last = key.rpartition(".")
-    inside = {name.removeprefix(f"{parent}.") for name in leaves if name.startswith(f"{parent}.")}
-    if inside:
-        within = f"{parent}={choices[parent]}" if parent in choices else parent
-        known = sorted({name.split(".")[0] for name in inside} - {"_target_"})
-        hint = nearest_hint(last, known, cutoff=0.5, before=f"{parent}.")
-        return f"{key}: there is no such setting. {hint}{within} has {', '.join(known) or 'none'}."
-    tops = sorted({name.split(".")[0] for name in leaves})
-    hint = nearest_hint(key, [*leaves, *tops])
-    return f"{key}: there is no such setting. {hint}See mtlrun --help, or mtlrun list."
 
 
 def _compose_choices(arguments: Sequence[str]) -> "DictConfig":

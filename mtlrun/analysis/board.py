@@ -21,10 +21,10 @@ from tempfile import TemporaryDirectory
 from types import FrameType
 from urllib.parse import quote
 
-from mtlrun.analysis.compare import compare
+from mtlrun.analysis.comparison.compare import compare
+from mtlrun.analysis.comparison.table import Row, Table
 from mtlrun.analysis.run_names import LinkTree
 from mtlrun.analysis.runs import FoundRuns, find_runs
-from mtlrun.analysis.table import Row, Table
 from mtlrun.errors import UserError
 
 PORT = 6006

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mtlrun.analysis.delta_m import DeltaM, delta_m, relative_change
 from mtlrun.analysis.runs import RESULT
+from mtlrun.analysis.statistics.delta_m import DeltaM, delta_m, relative_change
 from mtlrun.errors import UserError, did_you_mean
 
 DELTA_M = {"delta_m": "over_metrics", "delta_m/over_tasks": "over_tasks"}

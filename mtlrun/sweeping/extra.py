@@ -6,12 +6,13 @@ from typing import Any
 from mtlrun.errors import UserError
 
 
-def needed(package: str, choice: str) -> Any:
-    """A package of the extra ``sweep``.
+def needed(package: str, choice: str, install: str = "'mtlrun[sweep]'") -> Any:
+    """A package, by default of the extra ``sweep``.
 
     Args:
         package: its name.
         choice: what the user chose that needs it.
+        install: what pip is asked for.
 
     Raises:
         UserError: it is not installed.
@@ -19,6 +20,4 @@ def needed(package: str, choice: str) -> Any:
     try:
         return import_module(package)
     except ImportError as error:
-        raise UserError(
-            f"{choice} needs the package {package}: pip install 'mtlrun[sweep]'."
-        ) from error
+        raise UserError(f"{choice} needs the package {package}: pip install {install}.") from error

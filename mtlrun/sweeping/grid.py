@@ -3,10 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mtlrun.errors import UserError
-from mtlrun.sweeping.jobs import Job, expand
-from mtlrun.sweeping.sweeper import JobSweeper, conclude
-from mtlrun.sweeping.watch import Watch
+from mtlrun.sweeping.jobs import Job, as_typed, expand
+from mtlrun.sweeping.sweeper import JobSweeper, at_least_one, conclude
 
 
 class GridSweeper(JobSweeper):
@@ -30,8 +28,8 @@ class GridSweeper(JobSweeper):
         max_batch_size: int | None = None,
     ) -> None:
         super().__init__(attempts)
-        if max_batch_size is not None and max_batch_size < 1:
-            raise UserError(f"hydra.sweeper.max_batch_size={max_batch_size}: use 1 or more.")
+        if max_batch_size is not None:
+            at_least_one("hydra.sweeper.max_batch_size", max_batch_size)
         self.methods = methods
         self.params = params
         self.baseline = list(baseline)
@@ -39,11 +37,11 @@ class GridSweeper(JobSweeper):
 
     def jobs(self, arguments: Sequence[str]) -> list[Job]:
         """The jobs of a command line; what it gives replaces the configuration's namesakes."""
-        typed = {axis.key.lstrip("+"): axis for axis in self.parsed(arguments)}
-        methods = self.parsed([f"{key}={value}" for key, value in self.methods.items()])
-        params = self.parsed([f"{key}={value}" for key, value in self.params.items()])
-        chosen = [typed.pop(axis.key, axis) for axis in methods]
-        others = [typed.pop(axis.key, axis) for axis in params]
+        typed = {axis.name: axis for axis in self.parsed(arguments)}
+        methods = self.parsed([as_typed(key, value) for key, value in self.methods.items()])
+        params = self.parsed([as_typed(key, value) for key, value in self.params.items()])
+        chosen = [typed.pop(axis.name, axis) for axis in methods]
+        others = [typed.pop(axis.name, axis) for axis in params]
         return self.composed(expand(chosen, [*others, *typed.values()], self.baseline))
 
     def sweep(self, arguments: list[str]) -> None:
@@ -54,12 +52,10 @@ class GridSweeper(JobSweeper):
         """
         jobs = self.jobs(arguments)
         size = self.max_batch_size or len(jobs)
-        with Watch(jobs, self.config.tracking.progress) as watch:
+        with self.watched(jobs) as watch:
             failures = [
-                failure for batch in _batches(jobs, size) for failure in self.run_all(batch, watch)
+                failure
+                for at in range(0, len(jobs), size)
+                for failure in self.run_all(jobs[at : at + size], watch)
             ]
         conclude(failures, len(jobs))
-
-
-def _batches(jobs: Sequence[Job], size: int) -> list[Sequence[Job]]:
-    return [jobs[at : at + size] for at in range(0, len(jobs), size)]

@@ -1,9 +1,9 @@
 """One figure that says how a finished run did."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from mtlrun.analysis.delta_m import delta_m, relative_change
+from mtlrun.analysis.statistics.delta_m import delta_m, relative_change
 
 FEW = 3
 """Tasks whose headline metrics fit into a line."""
@@ -11,12 +11,12 @@ FEW = 3
 Result = Mapping[str, Any]
 
 
-def headline(result: Result, baselines: Sequence[Result | None]) -> str:
-    """delta_m against the baseline of the same dataset and seed, and the tasks' headline metrics.
+def headline(result: Result, alone: Result | None) -> str:
+    """delta_m against the run's baseline, and the tasks' headline metrics, on the test split.
 
     Args:
         result: what ``result.json`` holds.
-        baselines: those of single-task runs that there are so far.
+        alone: that of the single-task run it is compared with; None for none.
     """
     figures = [
         f"{task} {facts['headline']} {_shown(facts['metrics'][facts['headline']]['test'])}"
@@ -24,14 +24,7 @@ def headline(result: Result, baselines: Sequence[Result | None]) -> str:
     ]
     if len(result["tasks"]) > FEW:
         figures.append("...")
-    same = [
-        alone
-        for alone in baselines
-        if alone is not None
-        and (alone["dataset"], alone["seed"]) == (result["dataset"], result["seed"])
-        and alone["method"] != result["method"]
-    ]
-    change = against(result, same[0]) if same else None
+    change = against(result, alone) if alone else None
     before = [] if change is None else [f"delta_m {change:+.2f} %"]
     return ", ".join([*before, *figures])
 

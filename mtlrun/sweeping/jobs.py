@@ -2,17 +2,20 @@
 
 import itertools
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
+
+from mtlrun.tracking.folder import RESULT
 
 METHOD_GROUPS = ("weighting", "architecture", "gradients")
 """What makes a method: a sweep's baseline does not take these over from the command line."""
 
 ONCE = ("sweep", "hydra")
-"""Keys of the sweep itself, which its jobs do not have."""
+"""Keys of the sweep itself, which its jobs do not vary."""
 
 
 @dataclass(frozen=True)
@@ -21,20 +24,38 @@ class Job:
 
     Attributes:
         overrides: as on a command line.
-        name: those of them that tell it from the sweep's others.
+        telling: keys and values that tell it from the sweep's others.
         baseline: whether it is what the others are compared with.
+        against: overrides of the baseline that it is compared with; empty for none.
         folder: its run folder; set where it is composed.
+        alone: that of its baseline; likewise.
+        result: the file there that a finished run has.
+        refused: why it cannot be started; empty where it can.
     """
 
     overrides: tuple[str, ...]
-    name: str
+    telling: tuple[tuple[str, str], ...]
     baseline: bool = False
-    folder: Path = field(default_factory=Path)
+    against: tuple[str, ...] = ()
+    folder: Path = Path()
+    alone: Path | None = None
+    result: str = RESULT
+    refused: str = ""
+
+    @property
+    def name(self) -> str:
+        """What tells it from the others, as on a command line."""
+        return " ".join(f"{key}={value}" for key, value in self.telling) or "the run"
 
     @property
     def label(self) -> str:
         """Method and seed, as its folders say."""
         return f"{self.folder.parent.name}/{self.folder.name}"
+
+    @property
+    def finished(self) -> bool:
+        """Whether its result is there."""
+        return not self.refused and (self.folder / self.result).is_file()
 
 
 @dataclass(frozen=True)
@@ -50,9 +71,14 @@ class Axis:
     overrides: tuple[str, ...]
 
     @property
+    def name(self) -> str:
+        """The key alone."""
+        return key_of(self.key)
+
+    @property
     def of_method(self) -> bool:
         """Whether it says something of the method rather than of data, seed or training."""
-        return _key(self.key).split(".")[0].split("@")[0] in METHOD_GROUPS
+        return self.name.split(".")[0].split("@")[0] in METHOD_GROUPS
 
 
 def axes(overrides: Iterable[Override]) -> list[Axis]:
@@ -64,7 +90,7 @@ def axes(overrides: Iterable[Override]) -> list[Axis]:
     found: dict[str, Axis] = {}
     for override in overrides:
         key = override.get_key_element()
-        if _key(key).split(".")[0].split("/")[0] in ONCE:
+        if key_of(key).split(".")[0].split("/")[0] in ONCE:
             continue
         if override.is_sweep_override():
             if not override.is_discrete_sweep():
@@ -77,8 +103,23 @@ def axes(overrides: Iterable[Override]) -> list[Axis]:
             values = (str(override.input_line),)
         else:
             values = (f"{key}={override.get_value_element_as_str()}",)
-        found[_key(key)] = Axis(key, values)
+        found[key_of(key)] = Axis(key, values)
     return list(found.values())
+
+
+def as_typed(key: str, value: Any) -> str:
+    """A key and its values in a sweep's YAML as they would be typed on the command line.
+
+    Args:
+        key: the key.
+        value: values as typed (``0,1,2``), or a list of them.
+    """
+    if isinstance(value, str):
+        return f"{key}={value}"
+    written = Override._get_value_element_as_str  # of Hydra's grammar: null, true, [1,2], {a:1}
+    if isinstance(value, Sequence):
+        return f"{key}={','.join(v if isinstance(v, str) else written(v) for v in value)}"
+    return f"{key}={written(value)}"
 
 
 def expand(methods: Sequence[Axis], others: Sequence[Axis], baseline: Sequence[str]) -> list[Job]:
@@ -90,34 +131,32 @@ def expand(methods: Sequence[Axis], others: Sequence[Axis], baseline: Sequence[s
         baseline: overrides of the job that the methods are compared with, in place of
             ``methods`` and of all that ``others`` say of the method; empty for none.
     """
-    varied = {_key(axis.key) for axis in (*methods, *others) if len(axis.overrides) > 1}
+    varied = {axis.name for axis in (*methods, *others) if len(axis.overrides) > 1}
     jobs: dict[tuple[str, ...], Job] = {}
     if not baseline:
         for overrides in itertools.product(*(axis.overrides for axis in (*others, *methods))):
-            _add(jobs, overrides, varied)
+            jobs.setdefault(overrides, Job(overrides, _telling(overrides, varied)))
         return list(jobs.values())
-    keys = {_key(text) for text in baseline}
+    keys = {key_of(text) for text in baseline}
     shared = [axis for axis in others if not axis.of_method]
     competing = [*(axis for axis in others if axis.of_method), *methods]
     for rest in itertools.product(*(axis.overrides for axis in shared)):
-        kept = [text for text in rest if _key(text) not in keys]
-        _add(jobs, (*kept, *baseline), {*varied, *keys}, baseline=True)
+        alone = (*(text for text in rest if key_of(text) not in keys), *baseline)
+        telling = _telling(alone, {*varied, *keys})
+        jobs.setdefault(alone, Job(alone, telling, baseline=True))
         for method in itertools.product(*(axis.overrides for axis in competing)):
-            _add(jobs, (*rest, *method), varied)
+            overrides = (*rest, *method)
+            telling = _telling(overrides, varied)
+            jobs.setdefault(overrides, Job(overrides, telling, against=alone))
     return list(jobs.values())
 
 
-def _key(override: str) -> str:
+def key_of(override: str) -> str:
+    """The key of an override, without Hydra's ``+`` or ``~``."""
     return override.split("=")[0].lstrip("+~")
 
 
-def _add(
-    jobs: dict[tuple[str, ...], Job],
-    overrides: tuple[str, ...],
-    varied: Collection[str],
-    *,
-    baseline: bool = False,
-) -> None:
-    telling = [text.lstrip("+") for text in overrides if _key(text) in varied]
-    name = " ".join(telling) or "the run"
-    jobs.setdefault(overrides, Job(overrides, name, baseline))
+def _telling(overrides: Iterable[str], varied: Collection[str]) -> tuple[tuple[str, str], ...]:
+    return tuple(
+        (key_of(text), text.partition("=")[2]) for text in overrides if key_of(text) in varied
+    )

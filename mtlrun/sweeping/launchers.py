@@ -4,13 +4,18 @@ The jobs of one launch share nothing: where the process of one is lost, that job
 sweeper starts it again. All of them need a file system that the processes share.
 """
 
+import logging
 import os
+import shutil
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import mkdtemp
+from types import FrameType
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -22,6 +27,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mtlrun.errors import UserError
 from mtlrun.sweeping.extra import needed
+from mtlrun.sweeping.stopping import SIGNALS
+from mtlrun.sweeping.sweeper import at_least_one
+from mtlrun.sweeping.worker import SWEEP_PROCESS, this_process
 
 
 @dataclass(frozen=True)
@@ -32,7 +40,8 @@ class Work:
         number: of the job in its sweep.
         overrides: the job's.
         directory: the sweep's working directory.
-        threads: CPU threads that the job may use; None leaves it to the process.
+        threads: CPU threads that the job may use.
+        sweep: what ``SWEEP_PROCESS`` says of the sweep.
     """
 
     number: int
@@ -42,7 +51,8 @@ class Work:
     function: TaskFunction
     singletons: Any
     directory: Path
-    threads: int | None
+    threads: int
+    sweep: str
 
     def __call__(self) -> JobReturn:
         """Do the job in this process."""
@@ -51,8 +61,8 @@ class Work:
         os.chdir(self.directory)
         if str(self.directory) not in sys.path:  # parts of the user's own live there
             sys.path.insert(0, str(self.directory))
-        if self.threads is not None:
-            os.environ["OMP_NUM_THREADS"] = str(self.threads)
+        os.environ["OMP_NUM_THREADS"] = str(self.threads)
+        os.environ[SWEEP_PROCESS] = self.sweep
         config = self.context.config_loader.load_sweep_config(self.config, list(self.overrides))
         with open_dict(config):
             config.hydra.job.id = str(self.number)
@@ -78,8 +88,17 @@ class ProcessLauncher(Launcher):
         self.task_function = task_function
         self.config = config
 
-    def work(self, jobs: Sequence[Sequence[str]], first: int, threads: int | None) -> list[Work]:
-        """The jobs as they travel."""
+    def close(self) -> None:
+        """The sweep is over."""
+
+    def work(
+        self,
+        jobs: Sequence[Sequence[str]],
+        first: int,
+        threads: int,
+        sweep: str,
+    ) -> list[Work]:
+        """The jobs as they travel; see :class:`Work`."""
         setup_globals()
         state = Singleton.get_state()
         return [
@@ -92,6 +111,7 @@ class ProcessLauncher(Launcher):
                 state,
                 Path.cwd(),
                 threads,
+                sweep,
             )
             for at, overrides in enumerate(jobs)
         ]
@@ -102,12 +122,12 @@ class SubmititLauncher(ProcessLauncher):
 
     Args:
         cluster: ``local`` or ``slurm``.
-        folder: where submitit keeps its scripts and the processes' output.
-        at_once: local jobs at a time; Slurm has ``slurm_array_parallelism`` in ``parameters``.
+        folder: where submitit keeps its scripts and the processes' output while they are needed.
+        at_once: jobs at a time; None for 2 here, and as many as Slurm grants there.
         cpus: cores for a job, and the threads that ``engine.threads=auto`` may take.
-        gpus: for a job.
-        minutes: that a job may take. Slurm then stops it, and it goes on from its checkpoint.
-        memory_gb: for a job.
+        gpus: for a job; without any it sees none. Local jobs share out those of this machine.
+        minutes: that a job may take. Then it is stopped, and goes on from its checkpoint.
+        memory_gb: for a job; Slurm alone sees to it.
         parameters: further ones of submitit's executor: ``slurm_partition`` and the like.
     """
 
@@ -115,58 +135,117 @@ class SubmititLauncher(ProcessLauncher):
         self,
         cluster: str,
         folder: str,
-        at_once: int,
+        at_once: int | None,
         cpus: int,
         gpus: int,
         minutes: int,
-        memory_gb: int | None,
+        memory_gb: float | None,
         parameters: Mapping[str, Any],
     ) -> None:
         if cluster not in ("local", "slurm"):
             raise UserError(f"hydra.launcher.cluster={cluster}: choose one of local, slurm.")
-        if at_once < 1:
-            raise UserError(f"hydra.launcher.at_once={at_once}: use 1 or more.")
+        numbers = {"at_once": 1 if at_once is None else at_once, "cpus": cpus, "minutes": minutes}
+        for name, number in numbers.items():
+            at_least_one(f"hydra.launcher.{name}", number)
+        if not isinstance(gpus, int) or gpus < 0:
+            raise UserError(f"hydra.launcher.gpus={gpus}: use a whole number from 0 on.")
+        slurm: dict[str, Any] = {"mem_gb": memory_gb, "slurm_array_parallelism": at_once}
+        if cluster == "local":
+            _refuse_slurms({"memory_gb": memory_gb, **parameters})
+            slurm = {}
+        self.submitit = needed("submitit", "hydra/launcher=submitit")
         self.cluster = cluster
-        self.folder = folder
-        self.at_once = at_once
+        self.folder = Path(folder)
+        self.at_once = at_once or 2
         self.cpus = cpus
-        self.parameters = {
+        self.gpus = gpus
+        given = {
             "name": "mtlrun",
             "timeout_min": minutes,
             "cpus_per_task": cpus,
             "gpus_per_node": gpus,
-            **({} if memory_gb is None else {"mem_gb": memory_gb}),
-            **OmegaConf.to_container(OmegaConf.create(dict(parameters))),  # type: ignore[dict-item]
+            **slurm,
+            **_plain(parameters),
         }
+        self.parameters = {key: value for key, value in given.items() if value is not None}
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[Any]:
         """See Hydra's ``Launcher``; None for a job whose process is gone."""
-        submitit = needed("submitit", "hydra/launcher=submitit")
-        executor = submitit.AutoExecutor(folder=self.folder, cluster=self.cluster)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # Files there are named after processes, whose numbers come again: each launch has its own.
+        folder = Path(mkdtemp(dir=self.folder, prefix=time.strftime("%Y-%m-%d-")))
+        executor = self.submitit.AutoExecutor(folder=str(folder), cluster=self.cluster)
         executor.update_parameters(**self.parameters)
-        waiting = self.work(job_overrides, initial_job_idx, self.cpus)
-        if self.cluster == "slurm":
-            jobs = executor.map_array(_do, waiting)
-        else:
-            jobs = self._in_turn(executor, waiting)
-        return [_result_of(submitit, job) for job in jobs]
-
-    def _in_turn(self, executor: Any, waiting: Sequence[Work]) -> list[Any]:
-        """Start ``at_once`` local processes, and the next one as soon as one ends."""
+        follows = "" if self.cluster == "slurm" else this_process()
+        waiting = self.work(job_overrides, initial_job_idx, self.cpus, follows)
         jobs: list[Any] = []
         try:
-            for work in waiting:
-                while sum(not job.done() for job in jobs) >= self.at_once:
-                    time.sleep(0.2)
-                jobs.append(executor.submit(_do, work))
-            while not all(job.done() for job in jobs):
-                time.sleep(0.2)
+            if self.cluster == "slurm":
+                jobs += executor.map_array(_do_until_told, waiting)
+            else:
+                self._start_in_turn(executor, waiting, jobs)
+            found = [self._result_of(job) for job in jobs]
         except BaseException:
             for job in jobs:
-                with suppress(OSError):
-                    job.cancel(check=False)
+                self._cancel(job)
             raise
-        return jobs
+        if all(back is not None for back in found):  # nothing there that anybody would look for
+            shutil.rmtree(folder, ignore_errors=True)
+        return found
+
+    def _start_in_turn(self, executor: Any, waiting: Sequence[Work], jobs: list[Any]) -> None:
+        """Start ``at_once`` local processes, and the next one as soon as one ends."""
+        devices = self._devices()
+        places: dict[int, Any] = {}
+        for work in waiting:
+            while len(places) == self.at_once:
+                time.sleep(0.2)
+                places = {place: job for place, job in places.items() if not job.done()}
+            place = min(set(range(self.at_once)) - places.keys())
+            if self.gpus:
+                of_place = devices[place * self.gpus : (place + 1) * self.gpus]
+                executor._executor.update_parameters(visible_gpus=of_place)
+            # The processes of a job leave Ctrl-C to the sweep, which asks each to stop.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+            try:
+                places[place] = executor.submit(_do_until_told, work)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            jobs.append(places[place])
+        while not all(job.done() for job in jobs):
+            time.sleep(0.2)
+
+    def _devices(self) -> list[int]:
+        """Numbers of the GPUs that local jobs share out."""
+        if not self.gpus:
+            return []
+        from torch.cuda import device_count
+
+        shown = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        numbered = all(name.strip().isdecimal() for name in shown)
+        devices = [int(name) for name in shown] if numbered else list(range(device_count()))
+        if len(devices) < self.gpus * self.at_once:
+            raise UserError(
+                f"hydra.launcher.at_once={self.at_once} jobs with hydra.launcher.gpus={self.gpus} "
+                f"each need {self.gpus * self.at_once} GPUs, and there are {len(devices)}."
+            )
+        return devices
+
+    def _cancel(self, job: Any) -> None:
+        with suppress(OSError):
+            if self.cluster == "slurm":
+                job.cancel(check=False)
+            elif not job.done():
+                os.kill(int(job.job_id), signal.SIGTERM)
+
+    def _result_of(self, job: Any) -> JobReturn | None:
+        try:
+            found: JobReturn = job.result()
+        except self.submitit.core.utils.FailedJobError as error:  # outside of the run: an import
+            return _failed(error)
+        except self.submitit.core.utils.UncompletedJobError:
+            return None
+        return found
 
 
 class RayLauncher(ProcessLauncher):
@@ -176,64 +255,112 @@ class RayLauncher(ProcessLauncher):
         init: arguments of ``ray.init``: ``address: auto`` for a cluster that runs, ``num_cpus``
             for one of this machine that is made for the sweep.
         cpus: of a job, and the threads that ``engine.threads=auto`` may take.
-        gpus: of a job; half a GPU is 0.5.
+        gpus: of a job, which sees no others; half a GPU is 0.5.
         resources: further ones that a job needs, by name.
     """
 
     def __init__(
         self, init: Mapping[str, Any], cpus: int, gpus: float, resources: Mapping[str, float]
     ) -> None:
-        self.init = {key: value for key, value in init.items() if value is not None}
+        at_least_one("hydra.launcher.cpus", cpus)
+        if not isinstance(gpus, (int, float)) or gpus < 0:
+            raise UserError(f"hydra.launcher.gpus={gpus}: use a number from 0 on.")
+        # Ray reports its use to its makers unless it is told not to.
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        self.ray = needed("ray", "hydra/launcher=ray")
+        self.init = {key: value for key, value in _plain(init).items() if value is not None}
         self.cpus = cpus
         self.gpus = gpus
-        self.resources = dict(resources)
+        self.resources = _plain(resources)
+        self.began = False
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[Any]:
         """See Hydra's ``Launcher``; None for a job whose process or machine is gone."""
-        ray = needed("ray", "hydra/launcher=ray")
-        began = not ray.is_initialized()
-        if began:
-            ray.init(**{"log_to_driver": False, "include_dashboard": False, **self.init})
-        remote = ray.remote(
+        if not self.ray.is_initialized():
+            self._begin()
+        if "address" not in self.init:  # a cluster elsewhere may grow
+            self._refuse_what_no_machine_has()
+        remote = self.ray.remote(
             num_cpus=self.cpus, num_gpus=self.gpus, resources=self.resources, max_retries=0
         )(_do)
+        waiting = self.work(job_overrides, initial_job_idx, self.cpus, this_process())
+        return [self._result_of(reference) for reference in [remote.remote(w) for w in waiting]]
+
+    def _begin(self) -> None:
+        quiet = {
+            "log_to_driver": False,
+            "include_dashboard": False,
+            "logging_level": logging.ERROR,
+        }
+        ours = {number: signal.getsignal(number) for number in SIGNALS}
+        self.ray.init(**{**quiet, **self.init})
+        self.began = True
+        for number, handler in ours.items():  # Ray has taken one over
+            with suppress(ValueError):  # not in the main thread
+                signal.signal(number, handler)
+
+    def close(self) -> None:
+        """See :class:`ProcessLauncher`: end what runs, and the cluster that was made here."""
+        if self.began:
+            self.began = False
+            self.ray.shutdown()
+
+    def _refuse_what_no_machine_has(self) -> None:
+        """Ray itself would wait for such a machine, and say so in its logs."""
+        needs = {"CPU": self.cpus, "GPU": self.gpus, **self.resources}
+        machines = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+        if not any(all(has.get(k, 0) >= v for k, v in needs.items()) for has in machines):
+            raise UserError(
+                f"hydra/launcher=ray: no machine of the cluster has what a job needs, {needs}. "
+                "Give less in hydra.launcher.cpus, gpus and resources, or more in init."
+            )
+
+    def _result_of(self, reference: Any) -> JobReturn | None:
         try:
-            running = [
-                remote.remote(work) for work in self.work(job_overrides, initial_job_idx, self.cpus)
-            ]
-            return [_of_ray(ray, reference) for reference in running]
-        finally:
-            if began:
-                ray.shutdown()
+            found: JobReturn = self.ray.get(reference)
+        except self.ray.exceptions.RayTaskError as error:  # outside of the run: an import
+            return _failed(error)
+        except self.ray.exceptions.RayError:
+            return None
+        return found
+
+
+def _refuse_slurms(settings: Mapping[str, Any]) -> None:
+    for key, value in settings.items():
+        if value is not None and (key == "memory_gb" or key.startswith("slurm_")):
+            name = key if key == "memory_gb" else f"parameters.{key}"
+            raise UserError(
+                f"hydra.launcher.{name} has no effect on this machine's own processes: leave it "
+                "out, or add hydra.launcher.cluster=slurm."
+            )
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    found = OmegaConf.to_container(OmegaConf.create(dict(settings)), resolve=True)
+    assert isinstance(found, dict)
+    return {str(key): value for key, value in found.items()}
 
 
 def _do(work: Work) -> JobReturn:
     return work()
 
 
-def _result_of(submitit: Any, job: Any) -> JobReturn | None:
-    try:
-        found: JobReturn = job.result()
-    except submitit.core.utils.FailedJobError as error:  # outside of the run, such as an import
-        return _failed(error)
-    except submitit.core.utils.UncompletedJobError:
-        return None
-    return found
+def _do_until_told(work: Work) -> JobReturn:
+    """Do a job of submitit's, whose signal that time is up means a checkpoint and a new start."""
 
+    def stop(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        os.kill(os.getpid(), signal.SIGTERM)
 
-def _of_ray(ray: Any, reference: Any) -> JobReturn | None:
-    try:
-        found: JobReturn = ray.get(reference)
-    except ray.exceptions.RayTaskError as error:  # outside of the run, such as an import
-        return _failed(error)
-    except ray.exceptions.RayError:
-        return None
-    return found
+    time_is_up = f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"
+    signal.signal(getattr(signal, time_is_up), stop)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # submitit has it ignored
+    return _do(work)
 
 
 def _failed(error: Exception) -> JobReturn:
     """An error as a job's return; the last line of the traceback that it may carry."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     back = JobReturn(status=JobStatus.FAILED)
-    back.return_value = RuntimeError(lines[-1] if lines else type(error).__name__)
+    back.return_value = UserError(lines[-1] if lines else type(error).__name__)
     return back

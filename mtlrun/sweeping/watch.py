@@ -11,14 +11,13 @@ from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from mtlrun.sweeping.headline import headline
 from mtlrun.sweeping.jobs import Job
 from mtlrun.tracking.folder import RESULT
-from mtlrun.tracking.status import STATUS, read_status
+from mtlrun.tracking.status import read_status, written_at
 
 SECONDS = 1.0
 """Between two looks at the jobs."""
@@ -27,6 +26,12 @@ ORDER = ("running", "failed", "interrupted", "finished", "waiting")
 """What is shown first where a terminal has too few lines for all."""
 
 STYLES = {"running": "cyan", "failed": "red", "interrupted": "yellow", "finished": "green"}
+
+WIDEST = 24
+"""Characters of a setting's values in the table."""
+
+LEAST_ROWS = 3
+"""Jobs that are shown in a terminal of any height."""
 
 
 @dataclass(frozen=True)
@@ -48,27 +53,27 @@ class Watch:
     Args:
         jobs: the sweep's.
         progress: ``tracking.progress``.
+        console: where it is shown.
     """
 
     def __init__(self, jobs: Sequence[Job], progress: str, console: Console | None = None) -> None:
-        self.jobs = list(jobs)
+        self.jobs: list[Job] = []
         self.console = console or Console(markup=False)
         self.progress = progress
         self.failures: dict[Path, str] = {}
-        self._before = {job.folder for job in jobs if (job.folder / RESULT).is_file()}
-        self._old = {job.folder: written_at(job.folder) for job in jobs}
+        self._old: dict[Path, tuple[int, int]] = {}
         self._ended: dict[Path, Line] = {}
         self._told: set[Path] = set()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
         table = progress == "bar" or (progress == "auto" and self.console.is_terminal)
         self._live = Live(console=self.console, auto_refresh=False) if table else None
+        self.add(jobs)
 
     def __enter__(self) -> "Watch":
-        if self._before and self.progress != "none":
-            count = f"{len(self._before)} of {len(self.jobs)} jobs"
+        if self._told:
+            count = f"{len(self._told)} of {len(self.jobs)} jobs"
             self.say(f"{count} are finished already: nothing to do for them.")
-        self._told |= self._before
         if self._live:
             self._live.start()
         self._thread.start()
@@ -84,16 +89,23 @@ class Watch:
         self._thread.join()
         self._show()
         if self._live:
+            if error is None:  # the last picture is of all jobs, and may be longer than a screen
+                lines = [(job, self.line(job)) for job in self.jobs]
+                self._live.update(self.table(lines, len(lines)))
             self._live.stop()
 
     def add(self, jobs: Sequence[Job]) -> None:
-        """More jobs, of a sweep that finds them as it goes."""
-        self._old |= {job.folder: written_at(job.folder) for job in jobs}
-        self.jobs.extend(jobs)
+        """More jobs, of a sweep that finds them as it goes; those that are there already stay."""
+        known = {job.folder for job in self.jobs}
+        new = [job for job in jobs if job.folder not in known]
+        self._old |= {job.folder: written_at(job.folder) for job in new}
+        self._told |= {job.folder for job in new if job.finished}
+        self.jobs = [*self.jobs, *new]  # in one go: the thread looks at it
 
     def say(self, text: str) -> None:
-        """A line that stays."""
-        self.console.print(text, highlight=False, soft_wrap=True)
+        """A line that stays, where anything is to be shown."""
+        if self.progress != "none":
+            self.console.print(text, highlight=False, soft_wrap=True)
 
     def failed(self, job: Job, reason: str) -> None:
         """A job has failed; its folder may not say so."""
@@ -104,17 +116,18 @@ class Watch:
             self._show()
 
     def _show(self) -> None:
+        if self.progress == "none":
+            return
         lines = [(job, self.line(job)) for job in self.jobs]
         if self._live:
-            self._live.update(self.table(lines, self.console.height), refresh=True)
-            return
-        if self.progress == "none":
+            height = self.console.height - 3  # the head, the sum, and the line of the cursor
+            self._live.update(self.table(lines, max(height, LEAST_ROWS)), refresh=True)
             return
         for job, line in lines:
             if line.state in ("finished", "failed") and job.folder not in self._told:
                 self._told.add(job.folder)
                 count = f"{len(self._told)}/{len(self.jobs)}"
-                self.say(f"{count} {line.state}: {job.name}  {line.text}")
+                self.say(f"{count} {line.state}: {job.name}  {line.text}".rstrip())
 
     def line(self, job: Job) -> Line:
         """How a job stands."""
@@ -122,12 +135,8 @@ class Watch:
             return Line("failed", text=self.failures[job.folder])
         if job.folder in self._ended:
             return self._ended[job.folder]
-        result = _result(job.folder)
-        if result is not None:
-            alone = [other.folder for other in self.jobs if other.baseline]
-            found = Line("finished", text=headline(result, [_result(folder) for folder in alone]))
-            self._ended[job.folder] = found
-            return found
+        if job.finished:
+            return self._finished(job)
         status = read_status(job.folder)
         if status is None or written_at(job.folder) == self._old.get(job.folder):
             return Line("waiting")  # whatever an earlier sweep left there
@@ -136,43 +145,51 @@ class Watch:
             return Line("running", epoch)
         return Line(status.state, epoch, _duration(status.seconds_left), status.reason)
 
-    def table(self, lines: Sequence[tuple[Job, Line]], height: int) -> Group:
-        """The live table, cut to a terminal's height."""
+    def _finished(self, job: Job) -> Line:
+        if job.result != RESULT:  # an experiment's, which has no tasks
+            return Line("finished")
+        alone = _result(job.alone) if job.alone else None
+        try:
+            line = Line("finished", text=headline(_result(job.folder) or {}, alone))
+        except (KeyError, TypeError, AttributeError):  # another version's
+            line = Line("finished")
+        if alone or not job.alone:
+            self._ended[job.folder] = line
+        return line
+
+    def table(self, lines: Sequence[tuple[Job, Line]], rows: int) -> Group:
+        """The live table, with the ``rows`` jobs that matter most."""
+        ranked = sorted(lines, key=lambda pair: ORDER.index(pair[1].state))
+        kept = {job.folder for job, _ in ranked[:rows]}
+        keys = list(dict.fromkeys(key for job, _ in lines for key, _ in job.telling))
         shown = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-        shown.add_column("job", overflow="fold")
+        for key in keys or ["job"]:
+            shown.add_column(key, overflow="ellipsis", no_wrap=True, max_width=WIDEST)
         shown.add_column("state", no_wrap=True)
         shown.add_column("epoch", justify="right", no_wrap=True)
         shown.add_column("left", justify="right", no_wrap=True)
-        shown.add_column("", overflow="ellipsis", no_wrap=True)
-        ranked = sorted(lines, key=lambda pair: ORDER.index(pair[1].state))
-        room = max(height - 4, 3)
-        kept = {job.folder for job, _ in ranked[:room]}
+        shown.add_column("")  # gets what the others leave
         for job, line in lines:
             if job.folder in kept:
+                values = dict(job.telling)
+                names = [Text(values.get(key, "")) for key in keys] or [Text(job.name)]
                 state = Text(line.state, style=STYLES.get(line.state, "dim"))
-                shown.add_row(escape(job.name), state, line.epoch, line.left, escape(line.text))
+                told = Text(line.text, no_wrap=True, overflow="ellipsis")
+                shown.add_row(*names, state, line.epoch, line.left, told)
         counts = Counter(line.state for _, line in lines)
         parts = [f"{counts[state]} {state}" for state in ORDER if counts[state]]
         hidden = len(lines) - len(kept)
-        more = f"  (and {hidden} more jobs that are not shown)" if hidden > 0 else ""
+        more = f" ({hidden} not shown)" if hidden > 0 else ""
         return Group(shown, Text(", ".join(parts) + more, style="dim"))
 
 
 def _result(folder: Path) -> Mapping[str, Any] | None:
     """A finished run's result; None where it is not there yet."""
     try:
-        result: Mapping[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return result
-
-
-def written_at(folder: Path) -> int:
-    """When a run last wrote its status; 0 for never."""
-    try:
-        return (folder / STATUS).stat().st_mtime_ns
-    except OSError:
-        return 0
+    return result if isinstance(result, dict) else None
 
 
 def _duration(seconds: float | None) -> str:

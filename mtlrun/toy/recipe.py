@@ -24,14 +24,12 @@ from mtlrun.errors import UserError
 from mtlrun.randomness import seed_global
 from mtlrun.toy.figure import draw, picture_of, require_matplotlib
 from mtlrun.toy.problem import Problem
+from mtlrun.toy.settings import RESULT
 from mtlrun.toy.walk import INFOS, TASKS, Walk, Walker, walk
 from mtlrun.tracking import folder as run_folder
 from mtlrun.tracking.files import write_json, write_text
 from mtlrun.tracking.tables import shown
 from mtlrun.weighting.base import Weighting
-
-RESULT = "toy.json"
-"""What a finished toy leaves, under a name that ``mtlrun compare`` does not look for."""
 
 COLUMNS = ("method", "start", "step", "x1", "x2", "loss_1", "loss_2")
 
@@ -217,4 +215,4 @@ def _whereabouts(folder: Path, config: Config) -> Iterator[str]:
     yield f"Picture: {folder / 'toy.png'}"
     yield f"Paths: {folder / 'trajectories.csv'}"
     if config.tracking.tensorboard:
-        yield f"Curves: tensorboard --logdir {config.outputs}"
+        yield f"Curves: mtlrun tensorboard {config.outputs}"

@@ -12,6 +12,9 @@ from mtlrun.errors import UserError, did_you_mean
 OTHERS = ("seed", "study", "outputs", "tracking.tensorboard")
 """Settings beside its own that the toy follows."""
 
+RESULT = "toy.json"
+"""What a finished toy leaves, under a name that ``mtlrun compare`` does not look for."""
+
 FARTHEST = 1e3
 """Beyond it a start is a slip: everything of interest is within 10 of (0, 0)."""
 

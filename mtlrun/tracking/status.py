@@ -4,7 +4,6 @@ A small file beside the tables, replaced whole at most once a second. It is no p
 finds: nothing is computed from it, and a run goes on without it.
 """
 
-import fcntl
 import json
 import os
 import socket
@@ -17,10 +16,9 @@ from typing import Any, Literal
 
 from mtlrun.errors import UserError
 from mtlrun.tracking.console import Display, Silent
-from mtlrun.tracking.files import write_json
+from mtlrun.tracking.folder import is_locked
 
 STATUS = "status.json"
-LOCK = ".lock"
 State = Literal["running", "finished", "failed", "interrupted"]
 
 
@@ -145,13 +143,21 @@ def read_status(folder: Path) -> Status | None:
     system has locks.
     """
     status = _read(folder / STATUS)
+    if status is None or status.state != "running" or is_locked(folder):
+        return status
+    status = _read(folder / STATUS)  # it may have ended just now, in a better way
     if status is None or status.state != "running":
         return status
-    # Looking at the lock from the process that holds it would give it up.
-    ours = status.process == os.getpid() and status.host == socket.gethostname()
-    if ours or _is_locked(folder / LOCK):
-        return status
     return replace(status, state="interrupted", seconds_left=None)
+
+
+def written_at(folder: Path) -> tuple[int, int]:
+    """What changes whenever a run writes its status; zeros before it does."""
+    try:
+        facts = (folder / STATUS).stat()
+    except OSError:
+        return 0, 0
+    return facts.st_mtime_ns, facts.st_ino
 
 
 def _read(path: Path) -> Status | None:
@@ -162,17 +168,11 @@ def _read(path: Path) -> Status | None:
 
 
 def _write(path: Path, status: Status) -> None:
-    with suppress(OSError):  # a full disk stops the run where it matters, not here
-        write_json(path, asdict(status))
-
-
-def _is_locked(path: Path) -> bool:
+    """Replace the file: whole, but without waiting for the disk as checkpoints do."""
+    temporary = path.with_suffix(".tmp")
     try:
-        with path.open("r+b") as file:
-            # Asking is taking it for a moment: shared, so that two who ask do not find each other.
-            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
+        temporary.write_text(json.dumps(asdict(status), indent=1) + "\n", encoding="utf-8")
+        temporary.replace(path)
+    except OSError:  # a full disk stops the run where it matters, not here
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)

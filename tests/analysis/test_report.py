@@ -15,6 +15,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from mtlrun.analysis.comparison.table import (
+    Cell,
+    Column,
+    CriticalDifference,
+    Report,
+    Row,
+    Table,
+    Transfer,
+)
 from mtlrun.analysis.report import lines
 from mtlrun.analysis.report.command import report_command
 from mtlrun.analysis.report.cost import cost_picture
@@ -25,15 +34,6 @@ from mtlrun.analysis.report.ranks import rank_diagram
 from mtlrun.analysis.report.run_list import outcome
 from mtlrun.analysis.report.transfer import WIDTH, picture_limit, transfer_table
 from mtlrun.analysis.runs import Run, UnfinishedRun, read_run
-from mtlrun.analysis.table import (
-    Cell,
-    Column,
-    CriticalDifference,
-    Report,
-    Row,
-    Table,
-    Transfer,
-)
 from mtlrun.errors import UserError
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from mtlrun.analysis.options import add_options, compared, which_and_columns
+from mtlrun.analysis.comparison.options import add_options, compared, which_and_columns
+from mtlrun.analysis.comparison.table import Report, Table
 from mtlrun.analysis.plots.style import print_style, require_matplotlib, to_bytes
 from mtlrun.analysis.plots.subject import (
     NothingToDrawError,
@@ -18,7 +19,6 @@ from mtlrun.analysis.plots.subject import (
     display_names,
     subject_of,
 )
-from mtlrun.analysis.table import Report, Table
 from mtlrun.durable import replace_file
 from mtlrun.errors import UserError, did_you_mean
 

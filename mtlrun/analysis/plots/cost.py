@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mtlrun.analysis.comparison.table import Cell
 from mtlrun.analysis.plots.limits import Limits, robust_limits
 from mtlrun.analysis.plots.points import draw_point, point_handles
 from mtlrun.analysis.plots.style import (
@@ -18,7 +19,6 @@ from mtlrun.analysis.plots.style import (
     panel_grid,
 )
 from mtlrun.analysis.plots.subject import DELTA_M, Method, NothingToDrawError, Picture, Subject
-from mtlrun.analysis.table import Cell
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

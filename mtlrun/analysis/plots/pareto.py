@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mtlrun.analysis.curves import Floats
-from mtlrun.analysis.front import pareto_front
 from mtlrun.analysis.plots.limits import Limits, robust_limits
 from mtlrun.analysis.plots.points import draw_point, point_handles
 from mtlrun.analysis.plots.style import (
@@ -23,6 +22,7 @@ from mtlrun.analysis.plots.style import (
     plain,
 )
 from mtlrun.analysis.plots.subject import Method, NothingToDrawError, Picture, Subject
+from mtlrun.analysis.statistics.front import pareto_front
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

@@ -4,11 +4,11 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mtlrun.analysis.blocks import LEAST_BLOCKS, LEAST_METHODS
+from mtlrun.analysis.comparison.blocks import LEAST_BLOCKS, LEAST_METHODS
+from mtlrun.analysis.comparison.significance import p_text
+from mtlrun.analysis.comparison.table import CriticalDifference
 from mtlrun.analysis.plots.style import COLUMN, LINE, NEUTRAL, PAGE, plain, text_width
 from mtlrun.analysis.plots.subject import Method, NothingToDrawError, Picture, Subject
-from mtlrun.analysis.significance import p_text
-from mtlrun.analysis.table import CriticalDifference
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,12 +8,12 @@ from functools import cached_property
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from mtlrun.analysis.comparison.figures import Which
+from mtlrun.analysis.comparison.table import Cell, Row, Table
 from mtlrun.analysis.curves import Band, LossFigure, loss_curves, over_seeds, smoothed
-from mtlrun.analysis.figures import Which
 from mtlrun.analysis.plots.style import BASELINE, REST, LineStyle, line_style, plain
 from mtlrun.analysis.runs import RESULT, Run
 from mtlrun.analysis.settings import without_effect
-from mtlrun.analysis.table import Cell, Row, Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

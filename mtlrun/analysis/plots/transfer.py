@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mtlrun.analysis.comparison.table import Transfer, Verdict
 from mtlrun.analysis.plots.limits import Limits, robust_limits
 from mtlrun.analysis.plots.style import (
     COLUMN,
@@ -20,7 +21,6 @@ from mtlrun.analysis.plots.style import (
     plain,
 )
 from mtlrun.analysis.plots.subject import Method, NothingToDrawError, Picture, Subject
-from mtlrun.analysis.table import Transfer, Verdict
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from mtlrun.analysis.notes import names
-from mtlrun.analysis.options import add_options, compared
+from mtlrun.analysis.comparison.notes import names
+from mtlrun.analysis.comparison.options import add_options, compared
+from mtlrun.analysis.comparison.table import Report
 from mtlrun.analysis.report.page import page
-from mtlrun.analysis.table import Report
 from mtlrun.durable import replace_file
 from mtlrun.errors import UserError
 

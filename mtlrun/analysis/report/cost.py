@@ -4,10 +4,10 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from mtlrun.analysis.front import pareto_front
+from mtlrun.analysis.comparison.table import Cell, Column, Table, format_deviation, format_number
 from mtlrun.analysis.report.marks import line, mark, mark_class, picture, row_labels, words
 from mtlrun.analysis.report.markup import Markup, element, shortened
-from mtlrun.analysis.table import Cell, Column, Table, format_deviation, format_number
+from mtlrun.analysis.statistics.front import pareto_front
 
 WIDTH, HEIGHT = 860, 400
 LEFT, RIGHT, TOP, BOTTOM = 64, 24, 16, 46

@@ -4,11 +4,11 @@ import math
 from collections.abc import Iterator
 from itertools import groupby
 
-from mtlrun.analysis.render import heading, row_header, row_names
+from mtlrun.analysis.comparison.render import heading, row_header, row_names
+from mtlrun.analysis.comparison.table import Cell, Column, Row, Table, format_number, format_spread
+from mtlrun.analysis.comparison.transfer import MARKS
 from mtlrun.analysis.report.marks import method_cell
 from mtlrun.analysis.report.markup import Markup, element
-from mtlrun.analysis.table import Cell, Column, Row, Table, format_number, format_spread
-from mtlrun.analysis.transfer import MARKS
 
 LOSES = f"{MARKS['loses']} the task loses against single-task training, see below."
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from mtlrun.analysis.comparison.table import Row, Table
 from mtlrun.analysis.curves import (
     Band,
     Curve,
@@ -15,7 +16,6 @@ from mtlrun.analysis.curves import (
     pair_curves,
 )
 from mtlrun.analysis.runs import Run
-from mtlrun.analysis.table import Row, Table
 
 MOST_POINTS = 300
 """Of a line."""

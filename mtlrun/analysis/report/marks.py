@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
+from mtlrun.analysis.comparison.table import Row, Table
 from mtlrun.analysis.report.markup import Markup, element
-from mtlrun.analysis.table import Row, Table
 
 COLOURS, DASHES, SHAPES = 7, 4, 4
 """How many there are in page.css. Two methods share all of them only 28 rows apart."""

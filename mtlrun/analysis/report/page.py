@@ -8,8 +8,9 @@ from datetime import datetime
 from importlib.resources import files
 
 from mtlrun import __version__
-from mtlrun.analysis.blocks import ranking_text
-from mtlrun.analysis.render import BEST
+from mtlrun.analysis.comparison.blocks import ranking_text
+from mtlrun.analysis.comparison.render import BEST
+from mtlrun.analysis.comparison.table import CriticalDifference, Report, Table
 from mtlrun.analysis.report.cost import cost_picture
 from mtlrun.analysis.report.figures import LOSES, any_loses, figures_table
 from mtlrun.analysis.report.lines import curve_data, points_for
@@ -24,7 +25,6 @@ from mtlrun.analysis.report.run_list import (
 )
 from mtlrun.analysis.report.transfer import transfer_table
 from mtlrun.analysis.runs import UnfinishedRun
-from mtlrun.analysis.table import CriticalDifference, Report, Table
 
 UNBROKEN = "\N{NO-BREAK SPACE}%"
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Mapping
 
+from mtlrun.analysis.comparison.table import CriticalDifference
 from mtlrun.analysis.report.marks import line, mark_class, picture, words
 from mtlrun.analysis.report.markup import Markup, element, shortened
-from mtlrun.analysis.table import CriticalDifference
 
 WIDTH, SIDE = 860, 270
 """Of the picture, and of the room for labels on either side, in pixels."""

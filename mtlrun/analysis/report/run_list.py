@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mtlrun.analysis.notes import said_by
+from mtlrun.analysis.comparison.notes import said_by
+from mtlrun.analysis.comparison.table import Table
 from mtlrun.analysis.report.marks import method_cell, row_labels, text_mark
 from mtlrun.analysis.report.markup import Markup, element, shortened
 from mtlrun.analysis.runs import CONFIG, RESULT, Run, UnfinishedRun
-from mtlrun.analysis.table import Table
 from mtlrun.tracking.status import read_status
 
 LOG = "run.log"

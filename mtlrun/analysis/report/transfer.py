@@ -3,10 +3,17 @@
 import math
 from collections.abc import Sequence
 
+from mtlrun.analysis.comparison.table import (
+    Cell,
+    Column,
+    Table,
+    Transfer,
+    format_number,
+    format_spread,
+)
+from mtlrun.analysis.comparison.transfer import transfer_block
 from mtlrun.analysis.report.marks import line, method_cell, row_labels
 from mtlrun.analysis.report.markup import Markup, element
-from mtlrun.analysis.table import Cell, Column, Table, Transfer, format_number, format_spread
-from mtlrun.analysis.transfer import transfer_block
 
 WIDTH, HEIGHT = 132, 20
 """Of a cell's picture, in pixels."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mtlrun.analysis.compare import compare
+from mtlrun.analysis.comparison.compare import compare
 from mtlrun.analysis.plots.style import print_style
 from mtlrun.analysis.plots.subject import Subject, subject_of
 from mtlrun.analysis.runs import find_runs

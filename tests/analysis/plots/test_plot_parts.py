@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from mtlrun.analysis.curves import Curve, loss_curves, metric_curves, over_seeds, smoothed
-from mtlrun.analysis.front import pareto_front
 from mtlrun.analysis.plots import conflict, ranks
 from mtlrun.analysis.plots.limits import robust_limits
 from mtlrun.analysis.plots.style import fitted, line_style, log_ticks, plain, text_width
+from mtlrun.analysis.statistics.front import pareto_front
 
 WriteCurves = Callable[..., Path]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from mtlrun.analysis.compare import compare
+from mtlrun.analysis.comparison.compare import compare
 from mtlrun.analysis.plots import conflict, cost, lines, pareto, ranks, transfer
 from mtlrun.analysis.plots.style import BASELINE, COLUMN, PAGE, REST
 from mtlrun.analysis.plots.subject import NothingToDrawError, subject_of

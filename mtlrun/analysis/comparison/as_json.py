@@ -5,7 +5,7 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from mtlrun.analysis.table import Cell, CriticalDifference, Report, Row, Table
+from mtlrun.analysis.comparison.table import Cell, CriticalDifference, Report, Row, Table
 
 FORMAT = 1
 

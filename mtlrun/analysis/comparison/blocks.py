@@ -4,12 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mtlrun.analysis.figures import Figure, Samples
-from mtlrun.analysis.groups import Group
-from mtlrun.analysis.notes import listing, names
-from mtlrun.analysis.ranking import critical_difference
-from mtlrun.analysis.significance import LEVEL, p_text
-from mtlrun.analysis.table import CriticalDifference
+from mtlrun.analysis.comparison.figures import Figure, Samples
+from mtlrun.analysis.comparison.groups import Group
+from mtlrun.analysis.comparison.notes import listing, names
+from mtlrun.analysis.comparison.significance import LEVEL, p_text
+from mtlrun.analysis.comparison.table import CriticalDifference
+from mtlrun.analysis.statistics.ranking import critical_difference
 
 LEAST_METHODS, LEAST_BLOCKS = 3, 4
 OF = "the headline metric of a task under a seed"

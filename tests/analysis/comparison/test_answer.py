@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from scipy import stats
 
-from mtlrun.analysis.blocks import ranking_text
-from mtlrun.analysis.compare import compare
-from mtlrun.analysis.comparison import Options
+from mtlrun.analysis.comparison.blocks import ranking_text
+from mtlrun.analysis.comparison.compare import compare
+from mtlrun.analysis.comparison.measured import Options
+from mtlrun.analysis.comparison.significance import p_text
+from mtlrun.analysis.comparison.table import Report, Row, Table
+from mtlrun.analysis.comparison.transfer import transfer_block
 from mtlrun.analysis.runs import find_runs
-from mtlrun.analysis.significance import p_text
-from mtlrun.analysis.table import Report, Row, Table
-from mtlrun.analysis.transfer import transfer_block
 
 if TYPE_CHECKING:
     from conftest import WriteRun

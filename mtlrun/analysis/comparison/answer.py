@@ -3,12 +3,12 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from mtlrun.analysis.comparison import Comparison
-from mtlrun.analysis.figures import MEAN_RANK, OVER_METRICS, OVER_TASKS, Figure
-from mtlrun.analysis.groups import Group
-from mtlrun.analysis.notes import listing, seeds_text
-from mtlrun.analysis.significance import LEVEL, p_text, tests_against
-from mtlrun.analysis.table import Cell, CriticalDifference, PairedTest, Transfer
+from mtlrun.analysis.comparison.figures import MEAN_RANK, OVER_METRICS, OVER_TASKS, Figure
+from mtlrun.analysis.comparison.groups import Group
+from mtlrun.analysis.comparison.measured import Comparison
+from mtlrun.analysis.comparison.notes import listing, seeds_text
+from mtlrun.analysis.comparison.significance import LEVEL, p_text, tests_against
+from mtlrun.analysis.comparison.table import Cell, CriticalDifference, PairedTest, Transfer
 
 LISTED = 4
 """Methods that a sentence names before it counts the others."""

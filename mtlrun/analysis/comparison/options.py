@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast, get_args
 
-from mtlrun.analysis.compare import compare
-from mtlrun.analysis.comparison import Options
-from mtlrun.analysis.figures import Spread, Which
+from mtlrun.analysis.comparison.compare import compare
+from mtlrun.analysis.comparison.figures import Spread, Which
+from mtlrun.analysis.comparison.measured import Options
+from mtlrun.analysis.comparison.table import Report
 from mtlrun.analysis.runs import FoundRuns, find_runs
-from mtlrun.analysis.table import Report
 from mtlrun.errors import UserError
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mtlrun.analysis.groups import (
+from mtlrun.analysis.comparison.groups import (
     Group,
     differing_protocol,
     group_runs,
@@ -13,7 +13,7 @@ from mtlrun.analysis.groups import (
     nearest,
     value_of,
 )
-from mtlrun.analysis.notes import names, said_by, seeds_text
+from mtlrun.analysis.comparison.notes import names, said_by, seeds_text
 from mtlrun.analysis.runs import FoundRuns, beside
 from mtlrun.errors import UserError
 

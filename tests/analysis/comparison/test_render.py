@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from mtlrun.analysis.console import print_report
-from mtlrun.analysis.render import latex, to_csv, to_latex, to_markdown
-from mtlrun.analysis.table import (
+from mtlrun.analysis.comparison.console import print_report
+from mtlrun.analysis.comparison.render import latex, to_csv, to_latex, to_markdown
+from mtlrun.analysis.comparison.table import (
     Cell,
     Column,
     Report,

@@ -4,17 +4,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mtlrun.analysis.answer import overall_answer
-from mtlrun.analysis.baselines import look_for_baselines, name_baselines
-from mtlrun.analysis.blocks import blocks_of, over_datasets
-from mtlrun.analysis.comparison import Comparison, Options
-from mtlrun.analysis.figures import Which
-from mtlrun.analysis.groups import Group, Protocol, differing_protocol, value_of
-from mtlrun.analysis.notes import table_notes, unfinished_notes
+from mtlrun.analysis.comparison.answer import overall_answer
+from mtlrun.analysis.comparison.baselines import look_for_baselines, name_baselines
+from mtlrun.analysis.comparison.blocks import blocks_of, over_datasets
+from mtlrun.analysis.comparison.figures import Which
+from mtlrun.analysis.comparison.groups import Group, Protocol, differing_protocol, value_of
+from mtlrun.analysis.comparison.measured import Comparison, Options
+from mtlrun.analysis.comparison.notes import table_notes, unfinished_notes
+from mtlrun.analysis.comparison.table import Report
+from mtlrun.analysis.comparison.tabulate import tabulate
+from mtlrun.analysis.comparison.wanted import check_wanted
 from mtlrun.analysis.runs import FoundRuns
-from mtlrun.analysis.table import Report
-from mtlrun.analysis.tabulate import tabulate
-from mtlrun.analysis.wanted import check_wanted
 
 
 def compare(
@@ -34,7 +34,7 @@ def compare(
 
     Raises:
         UserError: a name among the options is not there; or see
-            :func:`mtlrun.analysis.baselines.name_baselines`.
+            :func:`mtlrun.analysis.comparison.baselines.name_baselines`.
     """
     options = replace(options or Options(), which=which)
     pool, merge = options.pool, options.merge_studies

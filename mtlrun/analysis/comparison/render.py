@@ -7,8 +7,8 @@ import re
 from collections.abc import Sequence
 from itertools import groupby
 
-from mtlrun.analysis.blocks import ranking_text
-from mtlrun.analysis.table import (
+from mtlrun.analysis.comparison.blocks import ranking_text
+from mtlrun.analysis.comparison.table import (
     Cell,
     Column,
     Report,
@@ -17,7 +17,7 @@ from mtlrun.analysis.table import (
     format_number,
     format_spread,
 )
-from mtlrun.analysis.transfer import transfer_block
+from mtlrun.analysis.comparison.transfer import transfer_block
 
 ARROWS = {"higher": " ↑", "lower": " ↓", None: ""}
 UNITS = {"delta_m": "delta_m [%]"}

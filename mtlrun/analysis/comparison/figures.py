@@ -4,17 +4,17 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from mtlrun.analysis.bootstrap import (
+from mtlrun.analysis.comparison.groups import Group
+from mtlrun.analysis.comparison.table import Better, Cell
+from mtlrun.analysis.runs import Run
+from mtlrun.analysis.statistics.bootstrap import (
     ChangeIntervals,
     bootstrap_change,
     bootstrap_interval,
     jackknife_change,
 )
-from mtlrun.analysis.delta_m import delta_m, relative_change
-from mtlrun.analysis.groups import Group
-from mtlrun.analysis.runs import Run
-from mtlrun.analysis.statistics import NO_INTERVAL, Interval, t_interval
-from mtlrun.analysis.table import Better, Cell
+from mtlrun.analysis.statistics.delta_m import delta_m, relative_change
+from mtlrun.analysis.statistics.seeds import NO_INTERVAL, Interval, t_interval
 
 Which = Literal["test", "final", "best"]
 """Which figure of each metric: see :class:`mtlrun.analysis.runs.Figures`."""

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mtlrun.analysis import settings
-from mtlrun.analysis.compare import compare
-from mtlrun.analysis.comparison import Options
+from mtlrun.analysis.comparison.compare import compare
+from mtlrun.analysis.comparison.measured import Options
+from mtlrun.analysis.comparison.table import Report, Table
 from mtlrun.analysis.runs import find_runs
-from mtlrun.analysis.table import Report, Table
 from mtlrun.config import WITHOUT_EFFECT
 
 if TYPE_CHECKING:

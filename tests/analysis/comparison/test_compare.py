@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mtlrun.analysis.compare import compare
-from mtlrun.analysis.comparison import Options
+from mtlrun.analysis.comparison.compare import compare
+from mtlrun.analysis.comparison.measured import Options
+from mtlrun.analysis.comparison.table import Cell, Report, Row, Table
 from mtlrun.analysis.runs import find_runs
-from mtlrun.analysis.table import Cell, Report, Row, Table
 from mtlrun.errors import UserError
 
 if TYPE_CHECKING:
     from conftest import WriteRun
 
 TABLES = json.loads(
-    (Path(__file__).parents[1] / "reference" / "delta_m_tables.json").read_text(encoding="utf-8")
+    (Path(__file__).parents[2] / "reference" / "delta_m_tables.json").read_text(encoding="utf-8")
 )["tables"]
 SINGLE_TASK = "equal,architecture=single_task"
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mtlrun.analysis.bootstrap import jackknife_change
-from mtlrun.analysis.ranking import (
+from mtlrun.analysis.statistics.bootstrap import jackknife_change
+from mtlrun.analysis.statistics.ranking import (
     critical_difference,
     friedman,
     mean_rank_over_metrics,
@@ -18,11 +18,11 @@ from mtlrun.analysis.ranking import (
     nemenyi_distance,
     wins,
 )
-from mtlrun.analysis.statistics import bonferroni, holm
+from mtlrun.analysis.statistics.seeds import bonferroni, holm
 
 
 def reference(name: str) -> dict[str, Any]:
-    path = Path(__file__).parents[1] / "reference" / f"{name}.json"
+    path = Path(__file__).parents[2] / "reference" / f"{name}.json"
     loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return loaded
 

@@ -4,10 +4,10 @@ import math
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
-from mtlrun.analysis.comparison import Comparison, Options
-from mtlrun.analysis.figures import OVER_METRICS, Figure
-from mtlrun.analysis.groups import Group
-from mtlrun.analysis.table import Column
+from mtlrun.analysis.comparison.figures import OVER_METRICS, Figure
+from mtlrun.analysis.comparison.groups import Group
+from mtlrun.analysis.comparison.measured import Comparison, Options
+from mtlrun.analysis.comparison.table import Column
 from mtlrun.errors import UserError, did_you_mean
 
 WORDS = ("method", "study", "seeds")

@@ -4,9 +4,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from mtlrun.analysis.baselines import Baselines
-from mtlrun.analysis.bootstrap import ChangeIntervals
-from mtlrun.analysis.figures import (
+from mtlrun.analysis.comparison.baselines import Baselines
+from mtlrun.analysis.comparison.figures import (
     MEAN_RANK,
     OVER_METRICS,
     OVER_TASKS,
@@ -26,11 +25,12 @@ from mtlrun.analysis.figures import (
     metric_values,
     over_seeds,
 )
-from mtlrun.analysis.groups import Group
-from mtlrun.analysis.naming import short_names
-from mtlrun.analysis.ranking import mean_rank_over_metrics, wins
-from mtlrun.analysis.significance import reference_of, tests_against
-from mtlrun.analysis.table import Cell, PairedTest
+from mtlrun.analysis.comparison.groups import Group
+from mtlrun.analysis.comparison.naming import short_names
+from mtlrun.analysis.comparison.significance import reference_of, tests_against
+from mtlrun.analysis.comparison.table import Cell, PairedTest
+from mtlrun.analysis.statistics.bootstrap import ChangeIntervals
+from mtlrun.analysis.statistics.ranking import mean_rank_over_metrics, wins
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import pytest
 
-from mtlrun.analysis.command import compare_command
+from mtlrun.analysis.comparison.command import compare_command
 from mtlrun.errors import UserError
 
 if TYPE_CHECKING:
@@ -227,7 +227,7 @@ def test_neither_compare_nor_list_imports_torch() -> None:
         "import sys, mtlrun.analysis.catalogue;"
         "heavy = {'torch', 'pandas', 'numpy', 'hydra', 'omegaconf'} & set(sys.modules);"
         "assert not heavy, heavy;"
-        "import mtlrun.analysis.command;"
+        "import mtlrun.analysis.comparison.command;"
         "assert not {'torch', 'hydra'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

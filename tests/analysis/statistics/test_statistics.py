@@ -8,10 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from mtlrun.analysis import bootstrap
-from mtlrun.analysis.bootstrap import bootstrap_change, bootstrap_interval, jackknife_change
-from mtlrun.analysis.delta_m import delta_m, relative_change
-from mtlrun.analysis.ranking import (
+from mtlrun.analysis.statistics import bootstrap
+from mtlrun.analysis.statistics.bootstrap import (
+    bootstrap_change,
+    bootstrap_interval,
+    jackknife_change,
+)
+from mtlrun.analysis.statistics.delta_m import delta_m, relative_change
+from mtlrun.analysis.statistics.ranking import (
     cliques,
     critical_difference,
     friedman,
@@ -20,7 +24,13 @@ from mtlrun.analysis.ranking import (
     nemenyi_distance,
     wins,
 )
-from mtlrun.analysis.statistics import bonferroni, holm, paired_test, t_interval, unpaired_test
+from mtlrun.analysis.statistics.seeds import (
+    bonferroni,
+    holm,
+    paired_test,
+    t_interval,
+    unpaired_test,
+)
 
 Array = np.ndarray[Any, Any]
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from math import isnan
 
-from mtlrun.analysis.figures import Statistics
-from mtlrun.analysis.groups import (
+from mtlrun.analysis.comparison.figures import Statistics
+from mtlrun.analysis.comparison.groups import (
     Group,
     Protocol,
     differing_protocol,

@@ -8,10 +8,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as ConsoleTable
 
-from mtlrun.analysis.blocks import ranking_text
-from mtlrun.analysis.render import cell_text, heading, row_header, row_names
-from mtlrun.analysis.table import Report, Row, Table
-from mtlrun.analysis.transfer import transfer_block
+from mtlrun.analysis.comparison.blocks import ranking_text
+from mtlrun.analysis.comparison.render import cell_text, heading, row_header, row_names
+from mtlrun.analysis.comparison.table import Report, Row, Table
+from mtlrun.analysis.comparison.transfer import transfer_block
 
 GAP = 2
 PLAIN = str.maketrans({"±": "+-", "↑": "^", "↓": "v", "▼": "v", "▲": "^"})

@@ -4,10 +4,10 @@ import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from mtlrun.analysis.figures import OVER_METRICS, Samples
-from mtlrun.analysis.groups import Group
-from mtlrun.analysis.statistics import around, holm, paired_test, unpaired_test
-from mtlrun.analysis.table import PairedTest
+from mtlrun.analysis.comparison.figures import OVER_METRICS, Samples
+from mtlrun.analysis.comparison.groups import Group
+from mtlrun.analysis.comparison.table import PairedTest
+from mtlrun.analysis.statistics.seeds import around, holm, paired_test, unpaired_test
 
 LEVEL = 0.05
 REFERENCE = "equal"

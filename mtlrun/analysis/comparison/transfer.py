@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
 
-from mtlrun.analysis.delta_m import relative_change
-from mtlrun.analysis.figures import Figure, Samples, Statistics, change_intervals, means
-from mtlrun.analysis.groups import Group
-from mtlrun.analysis.statistics import NO_INTERVAL
-from mtlrun.analysis.table import Cell, Column, Row, Table, Transfer, Verdict
+from mtlrun.analysis.comparison.figures import Figure, Samples, Statistics, change_intervals, means
+from mtlrun.analysis.comparison.groups import Group
+from mtlrun.analysis.comparison.table import Cell, Column, Row, Table, Transfer, Verdict
+from mtlrun.analysis.statistics.delta_m import relative_change
+from mtlrun.analysis.statistics.seeds import NO_INTERVAL
 
 MARKS: Mapping[Verdict, str] = {"loses": "▼", "gains": "▲", "unclear": ""}
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from mtlrun.analysis.as_json import to_json
-from mtlrun.analysis.console import print_report
-from mtlrun.analysis.options import add_options, compared
-from mtlrun.analysis.render import to_csv, to_latex, to_markdown
-from mtlrun.analysis.table import Report
+from mtlrun.analysis.comparison.as_json import to_json
+from mtlrun.analysis.comparison.console import print_report
+from mtlrun.analysis.comparison.options import add_options, compared
+from mtlrun.analysis.comparison.render import to_csv, to_latex, to_markdown
+from mtlrun.analysis.comparison.table import Report
 from mtlrun.durable import replace_file
 from mtlrun.errors import UserError
 

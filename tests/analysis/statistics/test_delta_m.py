@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtlrun.analysis.delta_m import delta_m, relative_change
+from mtlrun.analysis.statistics.delta_m import delta_m, relative_change
 
 TABLES = json.loads(
-    (Path(__file__).parents[1] / "reference" / "delta_m_tables.json").read_text(encoding="utf-8")
+    (Path(__file__).parents[2] / "reference" / "delta_m_tables.json").read_text(encoding="utf-8")
 )["tables"]
 ROWS = [(table, name) for table in TABLES for name in TABLES[table]["rows"]]
 

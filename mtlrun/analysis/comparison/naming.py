@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from mtlrun.analysis.groups import Group
+from mtlrun.analysis.comparison.groups import Group
 from mtlrun.analysis.settings import GROUPS, without_effect
 
 

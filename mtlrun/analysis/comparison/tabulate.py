@@ -4,11 +4,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from mtlrun.analysis.answer import answer
-from mtlrun.analysis.baselines import baselines_text
-from mtlrun.analysis.blocks import OF, Blocks
-from mtlrun.analysis.comparison import Comparison
-from mtlrun.analysis.figures import (
+from mtlrun.analysis.comparison.answer import answer
+from mtlrun.analysis.comparison.baselines import baselines_text
+from mtlrun.analysis.comparison.blocks import OF, Blocks
+from mtlrun.analysis.comparison.figures import (
     MEAN_RANK,
     OVER_METRICS,
     OVER_TASKS,
@@ -18,9 +17,10 @@ from mtlrun.analysis.figures import (
     Figure,
     Which,
 )
-from mtlrun.analysis.groups import Protocol
-from mtlrun.analysis.naming import differences
-from mtlrun.analysis.notes import (
+from mtlrun.analysis.comparison.groups import Protocol
+from mtlrun.analysis.comparison.measured import Comparison
+from mtlrun.analysis.comparison.naming import differences
+from mtlrun.analysis.comparison.notes import (
     baseline_notes,
     early_notes,
     lent_notes,
@@ -30,10 +30,17 @@ from mtlrun.analysis.notes import (
     protocol_notes,
     said_by,
 )
-from mtlrun.analysis.significance import power_text
-from mtlrun.analysis.table import Cell, Column, Row, Table, format_number, suited_decimals
-from mtlrun.analysis.transfer import transfers
-from mtlrun.analysis.wanted import ordered, shown_figures
+from mtlrun.analysis.comparison.significance import power_text
+from mtlrun.analysis.comparison.table import (
+    Cell,
+    Column,
+    Row,
+    Table,
+    format_number,
+    suited_decimals,
+)
+from mtlrun.analysis.comparison.transfer import transfers
+from mtlrun.analysis.comparison.wanted import ordered, shown_figures
 
 WHICH_TEXT: Mapping[Which, str] = {
     "test": "Test split, model selected on the {split} split",

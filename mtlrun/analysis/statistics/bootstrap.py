@@ -4,7 +4,7 @@ A bootstrap cannot say more than its seeds show: it never leaves their range. It
 for the mean of normal values hold it in 75 % of cases with three seeds, 84 % with five, 90 % with
 ten and 92 % with twenty, and BCa's corrections (Efron, JASA 1987) do not help there; Student's
 intervals hold it in 95 % with any number. So for few seeds print
-:func:`mtlrun.analysis.statistics.t_interval` and :func:`jackknife_change`.
+:func:`mtlrun.analysis.statistics.seeds.t_interval` and :func:`jackknife_change`.
 """
 
 import math
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import gammaln
 
-from mtlrun.analysis.statistics import (
+from mtlrun.analysis.statistics.seeds import (
     NO_INTERVAL,
     Array,
     Interval,
@@ -234,8 +234,8 @@ class _Change:
     def between(self, means: Array, against: Array) -> Array:
         """Changes in percent, shape [R, F], from means over seeds, [R, M] or [1, M].
 
-        See :func:`mtlrun.analysis.delta_m.relative_change`; NaN where the baseline is 0 or a
-        figure is not finite.
+        See :func:`~mtlrun.analysis.statistics.delta_m.relative_change`; NaN where the baseline is 0
+        or a figure is not finite.
         """
         with np.errstate(divide="ignore", invalid="ignore"):
             changes = 100 * self.signs * (means - against) / np.abs(against)

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import chdtrc, fdtrc, ndtr
 
-from mtlrun.analysis.statistics import Array, ascending_ranks
-from mtlrun.analysis.table import CriticalDifference
+from mtlrun.analysis.comparison.table import CriticalDifference
+from mtlrun.analysis.statistics.seeds import Array, ascending_ranks
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""``mtlrun compare``: from runs to tables, tests and a finding in words."""

@@ -1,0 +1,1 @@
+"""Pure statistics of few seeds: relative change, intervals, tests, ranks."""
