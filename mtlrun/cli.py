@@ -177,13 +177,15 @@ MANY = ("-m", "--multirun")
 
 
 def _with_open_keys(argument: str) -> str:
-    """Some keys stand for any task or method, so Hydra's ``+`` for new keys is not asked for.
+    """Some keys stand for any task, method or argument of a launcher, so Hydra's ``+`` for new keys
+    is not asked for.
 
     An experiment and a sweep are there already, as null, and may be added all the same.
     """
     if argument.startswith(("+experiment=", "+sweep=")):
         return argument[1:]
-    free = ("heads.of.", "toy.settings.", "toy.settings=")
+    launcher = [f"hydra.launcher.{name}" for name in ("parameters", "init", "resources")]
+    free = ("heads.of.", "toy.settings.", "toy.settings=", *launcher)
     return f"++{argument}" if argument.startswith(free) else argument
 
 

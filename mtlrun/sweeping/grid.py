@@ -58,4 +58,5 @@ class GridSweeper(JobSweeper):
                 for at in range(0, len(jobs), size)
                 for failure in self.run_all(jobs[at : at + size], watch)
             ]
+        watch.say(f"Table of runs: mtlrun compare {self.config.hydra.sweep.dir}")
         conclude(failures, len(jobs))

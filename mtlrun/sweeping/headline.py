@@ -1,4 +1,4 @@
-"""One figure that says how a finished run did."""
+"""The figures that say in a line how a finished run did."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,26 +11,26 @@ FEW = 3
 Result = Mapping[str, Any]
 
 
-def headline(result: Result, alone: Result | None) -> str:
-    """delta_m against the run's baseline, and the tasks' headline metrics, on the test split.
+def headline(result: Result) -> str:
+    """The tasks' headline metrics on the test split.
 
     Args:
         result: what ``result.json`` holds.
-        alone: that of the single-task run it is compared with; None for none.
     """
     figures = [
         f"{task} {facts['headline']} {_shown(facts['metrics'][facts['headline']]['test'])}"
         for task, facts in list(result["tasks"].items())[:FEW]
     ]
-    if len(result["tasks"]) > FEW:
-        figures.append("...")
-    change = against(result, alone) if alone else None
-    before = [] if change is None else [f"delta_m {change:+.2f} %"]
-    return ", ".join([*before, *figures])
+    return ", ".join([*figures, *(["..."] if len(result["tasks"]) > FEW else [])])
 
 
 def against(result: Result, alone: Result) -> float | None:
-    """delta_m over metrics on the test split; None where a figure is missing."""
+    """delta_m over metrics on the test split; None where a figure is missing.
+
+    Args:
+        result: of the run.
+        alone: of the single-task run that it is compared with.
+    """
     changes: dict[str, dict[str, float]] = {}
     for task, facts in result["tasks"].items():
         for name, metric in facts["metrics"].items():

@@ -139,7 +139,7 @@ class SearchSweeper(JobSweeper):
         fixed = axes(override for override in overrides if override not in swept)
         self._check_ends(space, fixed)
         folder = Path(self.folder) if self.folder else self._folder(fixed, space)
-        with locked(folder), self.watched([]) as watch:
+        with locked(folder), self.watched([], told=self._told) as watch:
             alone = self._baselines(fixed, watch)
             # Its own value tells whether there is such an objective, and figures to divide by.
             for baseline in set(alone.values()):
@@ -237,6 +237,14 @@ class SearchSweeper(JobSweeper):
             )
             for job in self.composed(expand([], [*fixed, *chosen], []))
         ]
+
+    def _told(self, job: Job) -> str:
+        """What is shown of a finished run: not of the test split, lest anyone select on it."""
+        try:
+            value = objective_value(self.config.objective, job.folder, job.alone or job.folder)
+        except (UserError, OSError, ValueError, KeyError):  # said where it stops the search
+            return ""
+        return f"{self.config.objective} {value:.4g}"
 
     def _value(
         self, jobs: Sequence[Job], failures: Sequence[Failure], alone: Mapping[str, Path]

@@ -1,7 +1,7 @@
 """What all our sweepers share: composing jobs, having them run, and saying how they went."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -138,15 +138,22 @@ class JobSweeper(Sweeper):
     # -- having them run ---------------------------------------------------------------------------
 
     @contextmanager
-    def watched(self, jobs: Sequence[Job]) -> Iterator[Watch]:
-        """What a sweep happens in: its launcher is there, its jobs are shown and can be stopped."""
+    def watched(
+        self, jobs: Sequence[Job], told: Callable[[Job], str] | None = None
+    ) -> Iterator[Watch]:
+        """What a sweep happens in: its launcher is there, its jobs are shown and can be stopped.
+
+        Args:
+            jobs: the first ones.
+            told: see :class:`Watch`.
+        """
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=self.hydra_context,
             task_function=self.task_function,
             config=self.config,
         )
         try:
-            watch = Watch(jobs, self.config.tracking.progress)
+            watch = Watch(jobs, self.config.tracking.progress, told=told)
             self.stopping = StopSweep(lambda: watch.jobs)
             with watch, self.stopping:
                 yield watch

@@ -3,7 +3,7 @@
 import json
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from mtlrun.sweeping.headline import headline
+from mtlrun.sweeping.headline import against, headline
 from mtlrun.sweeping.jobs import Job
 from mtlrun.tracking.folder import RESULT
 from mtlrun.tracking.status import read_status, written_at
@@ -41,6 +41,7 @@ class Line:
     state: str
     epoch: str = ""
     left: str = ""
+    delta_m: str = ""
     text: str = ""
 
 
@@ -54,10 +55,19 @@ class Watch:
         jobs: the sweep's.
         progress: ``tracking.progress``.
         console: where it is shown.
+        told: what is said of a finished job; None for delta_m and headline metrics on the test
+            split.
     """
 
-    def __init__(self, jobs: Sequence[Job], progress: str, console: Console | None = None) -> None:
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        progress: str,
+        console: Console | None = None,
+        told: Callable[[Job], str] | None = None,
+    ) -> None:
         self.jobs: list[Job] = []
+        self.told = told
         self.console = console or Console(markup=False)
         self.progress = progress
         self.failures: dict[Path, str] = {}
@@ -127,7 +137,8 @@ class Watch:
             if line.state in ("finished", "failed") and job.folder not in self._told:
                 self._told.add(job.folder)
                 count = f"{len(self._told)}/{len(self.jobs)}"
-                self.say(f"{count} {line.state}: {job.name}  {line.text}".rstrip())
+                change = f"delta_m {line.delta_m}, " if line.delta_m else ""
+                self.say(f"{count} {line.state}: {job.name}  {change}{line.text}".rstrip())
 
     def line(self, job: Job) -> Line:
         """How a job stands."""
@@ -143,14 +154,18 @@ class Watch:
         epoch = f"{status.epoch}/{status.epochs}" if status.epoch else ""
         if status.state == "finished":  # between its two last files
             return Line("running", epoch)
-        return Line(status.state, epoch, _duration(status.seconds_left), status.reason)
+        return Line(status.state, epoch, _duration(status.seconds_left), text=status.reason)
 
     def _finished(self, job: Job) -> Line:
+        if self.told:
+            return self._ended.setdefault(job.folder, Line("finished", text=self.told(job)))
         if job.result != RESULT:  # an experiment's, which has no tasks
             return Line("finished")
-        alone = _result(job.alone) if job.alone else None
+        result, alone = _result(job.folder), _result(job.alone) if job.alone else None
         try:
-            line = Line("finished", text=headline(_result(job.folder) or {}, alone))
+            change = against(result or {}, alone) if alone else None
+            shown = "" if change is None else f"{change:+.2f} %"
+            line = Line("finished", delta_m=shown, text=headline(result or {}))
         except (KeyError, TypeError, AttributeError):  # another version's
             line = Line("finished")
         if alone or not job.alone:
@@ -168,6 +183,9 @@ class Watch:
         shown.add_column("state", no_wrap=True)
         shown.add_column("epoch", justify="right", no_wrap=True)
         shown.add_column("left", justify="right", no_wrap=True)
+        compared = any(job.alone for job, _ in lines)
+        if compared:
+            shown.add_column("delta_m", justify="right", no_wrap=True)
         shown.add_column("")  # gets what the others leave
         for job, line in lines:
             if job.folder in kept:
@@ -175,7 +193,8 @@ class Watch:
                 names = [Text(values.get(key, "")) for key in keys] or [Text(job.name)]
                 state = Text(line.state, style=STYLES.get(line.state, "dim"))
                 told = Text(line.text, no_wrap=True, overflow="ellipsis")
-                shown.add_row(*names, state, line.epoch, line.left, told)
+                change = [line.delta_m] if compared else []
+                shown.add_row(*names, state, line.epoch, line.left, *change, told)
         counts = Counter(line.state for _, line in lines)
         parts = [f"{counts[state]} {state}" for state in ORDER if counts[state]]
         hidden = len(lines) - len(kept)
