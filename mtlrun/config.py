@@ -6,6 +6,7 @@ The sections ``engine``, ``gradients`` and ``tracking`` and the root keys are ty
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cache
 from hashlib import blake2b
 from typing import Any
 
@@ -158,14 +159,19 @@ def register() -> None:
 
 def unknown_settings(config: DictConfig) -> list[str]:
     """Keys outside of groups that Hydra's ``+`` added, and that nothing reads."""
-    known = {*plain(OmegaConf.structured(Config))}
-    known.update(plain(OmegaConf.structured(Config(toy=ToyConfig()))))
+    known = _known_settings()
     open_to_all = tuple(f"{section}." for section in (*GROUPS, "toy.settings"))
     return [
         key
         for key in plain(config)
         if key not in known and key not in GROUPS and not key.startswith(open_to_all)
     ]
+
+
+@cache
+def _known_settings() -> frozenset[str]:
+    kinds = (Config(), Config(toy=ToyConfig()))
+    return frozenset(key for kind in kinds for key in plain(OmegaConf.structured(kind)))
 
 
 def typed(config: DictConfig, choices: Mapping[str, str]) -> Config:

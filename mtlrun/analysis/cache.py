@@ -1,7 +1,8 @@
 """What was read of finished runs, kept in the user's cache: thousands of folders in no time.
 
-A run is read again where its ``result.json`` or ``config.yaml`` has another time or size. The
-cache is only ever a copy: where it is damaged or cannot be written, the runs themselves are read.
+A run is read again where its ``result.json`` or ``config.yaml`` is another file or has changed
+since. The cache is only ever a copy: where it is damaged or cannot be written, the runs themselves
+are read.
 """
 
 import json
@@ -18,7 +19,7 @@ from mtlrun.analysis.runs import CONFIG, RESULT, Figures, Run
 from mtlrun.analysis.settings import WITHOUT_EFFECT
 from mtlrun.durable import replace_file
 
-FORMAT = [1, __version__, *WITHOUT_EFFECT]
+FORMAT = [2, __version__, *WITHOUT_EFFECT]
 """What a kept run depends on beside its files. Raise the number when runs are read otherwise."""
 
 SHARED = ("changed", "settings", "choices", "headlines")
@@ -27,7 +28,11 @@ SHARED = ("changed", "settings", "choices", "headlines")
 PLAIN = tuple(f.name for f in fields(Run) if f.name not in (*SHARED, "folder", "metrics"))
 
 Stamps = list[int]
-"""Time of the last change, in ns, and size of a run's two files."""
+"""Of each of a run's two files: time of the last change in ns, number of the file, size.
+
+The time is that of the inode, which no copy can set back, as ``cp -p`` and ``rsync`` do with the
+time of the content.
+"""
 
 
 def user_cache() -> Path:
@@ -136,9 +141,12 @@ def _facts(run: Run, shared: dict[str, int]) -> dict[str, Any]:
 
 def _stamps(folder: Path) -> Stamps:
     """Raises OSError where the result is not there; a missing configuration counts as empty."""
-    result = (folder / RESULT).stat()
+    result = _stamp((folder / RESULT).stat())
     try:
-        config = (folder / CONFIG).stat()
+        return [*result, *_stamp((folder / CONFIG).stat())]
     except FileNotFoundError:
-        return [result.st_mtime_ns, result.st_size, 0, 0]
-    return [result.st_mtime_ns, result.st_size, config.st_mtime_ns, config.st_size]
+        return [*result, 0, 0, 0]
+
+
+def _stamp(file: os.stat_result) -> Stamps:
+    return [file.st_ctime_ns, file.st_ino, file.st_size]

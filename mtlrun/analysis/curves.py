@@ -68,18 +68,11 @@ def pair_curves(folder: Path) -> Mapping[Names, Curve]:
     return _curves(_table(folder / "conflicts.csv"), ["task_a", "task_b"], "cosine")
 
 
-def cosine_curves(folder: Path) -> dict[str, Curve]:
-    """For each pair of tasks, as ``a-b``, the cosine between their gradients."""
-    return {"-".join(pair): curve for pair, curve in pair_curves(folder).items()}
-
-
 def metric_curves(folder: Path, split: str = "val") -> dict[str, Curve]:
     """For each task and metric, as ``task/metric``, its values on a split, one an epoch."""
     table = _table(folder / "metrics.csv")
-    if not table.empty:
-        table = table[table["split"] == split]
-    curves = _curves(table, ["task", "metric"], "value")
-    return {"/".join(key): curve for key, curve in curves.items()}
+    curves = _curves(table, ["split", "task", "metric"], "value")
+    return {f"{task}/{name}": curve for (of, task, name), curve in curves.items() if of == split}
 
 
 def smoothed(curve: Curve, window: float) -> Curve:
@@ -139,14 +132,22 @@ def _table(path: Path) -> pd.DataFrame:
 
 
 def _curves(table: pd.DataFrame, names: Sequence[str], figure: str) -> dict[Names, Curve]:
-    """By the values of the columns ``names``, those that have any number."""
-    if table.empty:
+    """By the values of the columns ``names``, those that have any number.
+
+    A damaged table is one without the rows, or all of them, that cannot be understood.
+    """
+    if table.empty or not {*names, figure, "step"} <= set(table.columns):
         return {}
     found = {}
     for key, rows in table.groupby(list(names), sort=False):
-        values = rows[figure].to_numpy(dtype=np.float64)
-        if np.isfinite(values).any():
+        steps, values = _numbers(rows["step"]), _numbers(rows[figure])
+        there = np.isfinite(steps)
+        if np.isfinite(values[there]).any():
             parts = key if isinstance(key, tuple) else (key,)
-            steps = rows["step"].to_numpy(dtype=np.float64)
-            found[tuple(map(str, parts))] = Curve(steps, values)
+            found[tuple(map(str, parts))] = Curve(steps[there], values[there])
     return found
+
+
+def _numbers(cells: "pd.Series[float]") -> Floats:
+    """NaN where a cell holds none."""
+    return pd.to_numeric(cells, errors="coerce").to_numpy(dtype=np.float64)

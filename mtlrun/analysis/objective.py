@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,20 +68,22 @@ def _epochs(result: Mapping[str, Any]) -> dict[str, int]:
 def validation_delta_m(folder: Path, baseline: Path) -> DeltaM:
     """delta_m of a run against a single-task run, both on the split that selected their models.
 
+    NaN where the run lacks a metric.
+
     Raises:
-        UserError: a metric is missing on either side, or the baseline's is 0.
+        UserError: the baseline lacks a metric, or has 0 there.
     """
     ours, alone = selected_figures(folder), selected_figures(baseline)
     changes: dict[str, dict[str, float]] = {}
-    for task, figures in ours.figures.items():
-        for name, value in figures.items():
-            known = alone.figures.get(task, {}).get(name)
-            if not known:
+    for task, directions in ours.higher_is_better.items():
+        for name, better in directions.items():
+            value = ours.figures[task].get(name, math.nan)
+            known = alone.figures.get(task, {}).get(name, math.nan)
+            if math.isnan(known) or known == 0:
                 raise UserError(
                     f"There is no delta_m of {folder}: {task} {name} of the baseline {baseline} is "
-                    f"{'missing' if known is None else known}. Choose objective=TASK/METRIC."
+                    f"{'missing' if math.isnan(known) else known}. Choose objective=TASK/METRIC."
                 )
-            better = ours.higher_is_better[task][name]
             changes.setdefault(task, {})[name] = relative_change(
                 value, known, higher_is_better=better
             )
@@ -119,7 +122,7 @@ def objective_value(objective: str, folder: Path, baseline: Path | None) -> floa
         return float(getattr(validation_delta_m(folder, baseline), DELTA_M[objective]))
     selected = selected_figures(folder)
     task, name = _split(objective, selected.higher_is_better)
-    return selected.figures[task].get(name, float("nan"))
+    return selected.figures[task].get(name, math.nan)
 
 
 def _split(objective: str, known: Mapping[str, Mapping[str, object]]) -> tuple[str, str]:

@@ -29,6 +29,18 @@ CHOICES = ("weighting", "architecture", "backbone", "sampler")
 """Groups whose choice a result names."""
 
 
+DAMAGED = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    OverflowError,  # 1e999 where a whole number should be
+    RecursionError,  # thousands of brackets
+)
+"""What reading a damaged ``result.json`` raises."""
+
+
 class Figures(NamedTuple):
     """One metric of one run; NaN where the run has no number.
 
@@ -228,7 +240,7 @@ def _read_into(found: FoundRuns, folder: Path) -> Run | None:
     """Read a run folder, put it where it belongs, and give it back where it is finished."""
     try:
         run = read_run(folder)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except DAMAGED as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         found.unreadable.append(f"{folder / RESULT} cannot be read ({reason}): left out.")
         return None
@@ -243,7 +255,7 @@ def read_run(folder: Path) -> Run | UnfinishedRun:
     """Read one run folder.
 
     Raises:
-        OSError, ValueError, KeyError, TypeError, AttributeError: ``result.json`` is damaged.
+        one of :data:`DAMAGED`: ``result.json`` is damaged.
     """
     try:
         text = (folder / RESULT).read_text(encoding="utf-8")

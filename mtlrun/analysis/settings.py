@@ -83,9 +83,12 @@ def effective_settings(text: str) -> dict[str, str] | None:
     takes ten times less than parsing each file as a whole.
     """
     sections = re.split(r"^(?=\w)", text, flags=re.MULTILINE)
-    parts = [_effective(section) for section in sections if section]
-    if "&" in text or any(part is None for part in parts):  # anchors reach beyond sections
-        parts = [_effective(text)]
+    try:
+        parts = [_effective(section) for section in sections if section]
+        if "&" in text or any(part is None for part in parts):  # anchors reach beyond sections
+            parts = [_effective(text)]
+    except RecursionError:  # an anchor that holds itself
+        return None
     if not parts or None in parts:
         return None
     return {key: value for part in parts for key, value in part or ()}

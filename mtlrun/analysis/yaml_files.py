@@ -21,6 +21,6 @@ def parse_settings(text: str) -> dict[str, Any] | None:
     """What a YAML text sets; None where it is damaged or holds no settings."""
     try:
         settings = yaml.load(text, _loader)
-    except (ValueError, yaml.YAMLError):
+    except (ValueError, RecursionError, yaml.YAMLError):
         return None
     return settings if isinstance(settings, dict) else None

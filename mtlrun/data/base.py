@@ -104,10 +104,12 @@ class NewInputs:
         source: its rows, as a dataset's own sources give them, without targets.
         places: for each row its line or record in the file, from 1; None where the file is one
             input, an image.
+        remarks: lines for the user, on what the network has not met in training.
     """
 
     source: Source
     places: Sequence[int] | None = None
+    remarks: Sequence[str] = ()
 
 
 class Dataset:

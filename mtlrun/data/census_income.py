@@ -24,6 +24,7 @@ from mtlrun.data.base import (
 )
 from mtlrun.data.files import find_root, opened, plain_or_gzip, read_bytes
 from mtlrun.data.scaling import center_and_scale
+from mtlrun.data.unknown import unknown_categories
 from mtlrun.errors import UserError, did_you_mean
 
 Categories = Literal["onehot", "codes"]
@@ -194,7 +195,12 @@ class CensusIncome(Dataset):
         known = len(own[WEIGHT].codes)
         joined = {name: _joined(own[name], new[name]) for name in own if name not in left_out}
         inputs, _ = _inputs(joined, GROUPS[self.group], self.training)
-        return NewInputs(TensorSource(inputs[known:], {}), range(1, rows + 1))
+        remarks: list[str] = []
+        for name, (levels, codes) in joined.items():
+            if name not in NUMERIC:
+                seen = codes[self.training.numpy()]
+                remarks += unknown_categories(file, name, codes[known:], seen, levels)
+        return NewInputs(TensorSource(inputs[known:], {}), range(1, rows + 1), remarks)
 
     def _read(self, folder: Path, seed: int) -> tuple[Columns, dict[str, Tensor]]:
         """All rows, and which of them are for training and test."""

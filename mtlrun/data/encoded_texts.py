@@ -115,18 +115,15 @@ class TextSettings:
         count = int((corpus.tokens.subset(others).values < corpus.single).sum())
         unknown = int((rows.subset(others).values == UNKNOWN).sum())  # unknown pairs are not there
         kind = "words and pairs" if self.ngrams == 2 else "words"
-        remark = (
-            f"{len(found.words):,} {kind} of the training rows; {unknown / max(count, 1):.1%} of "
-            "the words in other rows are unknown"
-        )
-        return EncodedTexts(rows, len(found), remark, found)
+        remark = f"{len(found.words):,} {kind} of the training rows; {_unknown(unknown, count)}"
+        return EncodedTexts(rows, len(found), f"{remark} in other rows are unknown", found)
 
     def encode_new(
         self,
         texts: Sequence[str],
         known: Vocabulary | None,
         split: Callable[[str], Sequence[str]] = words,
-    ) -> Ragged:
+    ) -> EncodedTexts:
         """Further texts in the numbers that :meth:`encode` gave to the dataset's own.
 
         Args:
@@ -134,15 +131,27 @@ class TextSettings:
             known: the words that have a number, see :class:`EncodedTexts`.
             split: as the dataset's own texts were split.
 
+        Returns:
+            them, with a remark on unknown words; no remark with a pretrained tokenizer.
+
         Raises:
             UserError: the pretrained tokenizer cannot be read.
         """
         if known is None:
-            return pretrained(self.tokenizer, texts, None, self.max_length)[0]
+            rows, vocabulary = pretrained(self.tokenizer, texts, None, self.max_length)
+            return EncodedTexts(rows, vocabulary, "")
         corpus = Corpus.of(texts, split).truncated(self.max_length)
+        count = len(corpus.tokens.values)
         if self.ngrams == 2:
             corpus = corpus.with_bigrams(torch.arange(len(texts)), min_count=1)
-        return corpus.in_numbers_of(known)
+        rows = corpus.in_numbers_of(known)
+        unknown = min(count, int((rows.values == UNKNOWN).sum()))  # one stands for an empty text
+        remark = f"{_unknown(unknown, count)} are unknown to the network" if unknown else ""
+        return EncodedTexts(rows, len(known), remark, known)
+
+
+def _unknown(unknown: int, count: int) -> str:
+    return f"{unknown / max(count, 1):.1%} of the words"
 
 
 def pretrained(

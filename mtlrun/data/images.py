@@ -31,7 +31,6 @@ DAMAGE = (
     ValueError,
     EOFError,
     struct.error,
-    Image.DecompressionBombError,
 )
 """What pillow raises on files that are cut off, damaged, or no images."""
 
@@ -217,6 +216,8 @@ def _reading(name: str) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise UserError(f"{name} is missing.") from error
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{name} is too large to be read. Scale it down. {error}") from error
     except DAMAGE as error:
         raise UserError(f"{name} is damaged or is no image ({error}). Copy it again.") from error
 

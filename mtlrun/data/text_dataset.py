@@ -98,8 +98,9 @@ class TextDataset(Dataset):
             places = list(range(1, len(texts) + 1))
         if not texts:
             raise UserError(f"{file} has no texts.")
-        rows = self.settings.encode_new(texts, self.words, self.split_text)
-        return NewInputs(TokenSource(rows, {}), places)
+        made = self.settings.encode_new(texts, self.words, self.split_text)
+        remarks = [f"{file}: {made.remark}."] if made.remark else []
+        return NewInputs(TokenSource(made.rows, {}), places, remarks)
 
 
 def _column_of(file: Path, column: str | None) -> tuple[list[str], list[int]]:

@@ -18,7 +18,7 @@ from mtlrun.durable import replace_file
 from mtlrun.engine.device import cpu_threads
 from mtlrun.engine.evaluation import Figures
 from mtlrun.errors import UserError
-from mtlrun.inference.options import add_device, parser_of
+from mtlrun.inference.options import add_device, check_output, parser_of
 from mtlrun.inference.stored import read_run
 from mtlrun.inference.trained import TrainedRun, rebuild
 
@@ -69,6 +69,8 @@ def evaluate_command(arguments: list[str]) -> int:
     parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="a .csv or .json file")
     options = parser.parse_args(arguments)
     written = _format_of(options.output, options.format)
+    if options.output is not None:
+        check_output(options.output, options.run)
     run = rebuild(
         read_run(options.run, options.set, options.data, options.device), options.checkpoint
     )

@@ -35,22 +35,28 @@ class InputFile:
     stem: str
 
 
-def find_inputs(given: Sequence[Path], kind: NewKind) -> tuple[list[InputFile], list[str]]:
+def find_inputs(
+    given: Sequence[Path], kind: NewKind, made: Sequence[Path] = (), *, apart: bool = True
+) -> tuple[list[InputFile], list[str]]:
     """The files named, and those below the folders named, sorted; hidden ones are left out.
 
     Args:
         given: files and folders.
         kind: of files.
+        made: files and folders that predictions are written to. What lies there of an earlier time
+            is no input.
+        apart: whether each file needs a start of names of its own.
 
     Returns:
         the files; and for each folder with files of other kinds a line that says so.
 
     Raises:
-        UserError: something is not there, a folder holds no such file, or two files cannot be told
-            apart by their names.
+        UserError: something is not there, a folder holds no such file, a file would be written
+            over, or two files cannot be told apart by their names.
     """
     found: dict[Path, Path] = {}  # by path: what its name is made of
     remarks = []
+    outputs = [path.resolve() for path in made]
     for entry in given:
         if entry.is_dir():
             files = [
@@ -59,7 +65,15 @@ def find_inputs(given: Sequence[Path], kind: NewKind) -> tuple[list[InputFile], 
                 if file.is_file()
                 and not any(part.startswith(".") for part in file.relative_to(entry).parts)
             ]
-            fitting = [file for file in files if file.suffix.lower() in SUFFIXES[kind]]
+            inside = [path for path in outputs if entry.resolve() in path.parents]
+            fitting = [
+                file
+                for file in files
+                if file.suffix.lower() in SUFFIXES[kind]
+                and not any(
+                    path == file.resolve() or path in file.resolve().parents for path in inside
+                )
+            ]
             if not fitting:
                 raise UserError(
                     f"--input {entry}: the folder holds no {kind} ({', '.join(SUFFIXES[kind])})."
@@ -69,9 +83,13 @@ def find_inputs(given: Sequence[Path], kind: NewKind) -> tuple[list[InputFile], 
                 remarks.append(f"Left out of {entry}: {_few(others)}.")
             found |= {file: file.relative_to(entry) for file in fitting}
         elif entry.exists():
+            if entry.resolve() in outputs:
+                raise UserError(f"{entry} is an input, and the output. Name another file by -o.")
             found[entry] = Path(entry.name)
         else:
             raise UserError(f"--input {entry}: there is no such file or folder.")
+    if not apart:
+        return [InputFile(path, str(name)) for path, name in found.items()], remarks
     return _named(found), remarks
 
 

@@ -3,6 +3,14 @@
 import argparse
 from pathlib import Path
 
+from mtlrun.errors import UserError
+from mtlrun.tracking.folder import RESULT
+from mtlrun.tracking.status import STATUS
+from mtlrun.tracking.tables import COLUMNS
+
+OWN_FILES = (*COLUMNS, RESULT, STATUS)
+"""Files of a run that an output could be called as."""
+
 
 def parser_of(verb: str, description: str, examples: str) -> argparse.ArgumentParser:
     """A parser with the run's folder and where its data is.
@@ -48,3 +56,17 @@ def add_device(parser: argparse.ArgumentParser) -> None:
         metavar="D",
         help="cpu, cuda or cuda:N; else the run's own, where there is one",
     )
+
+
+def check_output(output: Path, folder: Path) -> None:
+    """Refuse an output that would replace a file of the run.
+
+    Args:
+        output: the file to write.
+        folder: of the run.
+
+    Raises:
+        UserError: it is the run's own.
+    """
+    if output.name in OWN_FILES and output.resolve().parent == folder.resolve():
+        raise UserError(f"-o {output} is a file of the run itself. Name another one.")

@@ -19,13 +19,14 @@ from mtlrun.engine.device import cpu_threads
 from mtlrun.errors import UserError, did_you_mean
 from mtlrun.inference.answers import ANSWER, answers, maps
 from mtlrun.inference.files import InputFile, chunks, find_inputs, read_ahead
-from mtlrun.inference.options import add_device, parser_of
+from mtlrun.inference.options import add_device, check_output, parser_of
 from mtlrun.inference.stored import read_run
 from mtlrun.inference.trained import TrainedRun, rebuild
 from mtlrun.types import StreamBatch
 
 TABLE = "predictions.csv"
-FAILURES_SHOWN = 20
+SHOWN = 20
+"""Files that could not be read, and remarks, at most."""
 
 ENCODING = (
     *("celeba", "census_income", "cifar10", "cityscapes", "digits", "fdu_mtl", "movie_yelp"),
@@ -77,16 +78,28 @@ def predict_command(arguments: list[str]) -> int:
         raise UserError(_no_new_inputs(run))
     if options.column is not None and kind != "texts":
         raise UserError(f"--column goes with texts, and this run's dataset reads {kind}.")
-    tasks = chosen_tasks(run, [name for given in options.task for name in given.split(",")])
-    files, remarks = find_inputs(options.input, kind)
+    tasks = chosen_tasks(run, asked_names(options.task, list(run.tasks)))
+    output = Output(options.output, run, [name for names in tasks.values() for name in names])
+    if output.dense and any(output.folder.resolve() == path.resolve() for path in options.input):
+        raise UserError(
+            f"-o {output.folder} is a folder of inputs, and pictures are written: the next time "
+            "they would be inputs. Name another folder."
+        )
+    made = [output.folder, output.table] if output.dense else [output.table]
+    files, remarks = find_inputs(options.input, kind, made, apart=output.dense)
+    output.kept = {file.path.resolve() for file in files}
     for remark in [*run.stored.remarks, *remarks]:
         print(remark, file=sys.stderr)
-    output = Output(options.output, run, [name for names in tasks.values() for name in names])
     with cpu_threads(run.threads):
-        failures = _predict(run, tasks, files, output, options.column)
+        failures, remarks = _predict(run, tasks, files, output, options.column)
     written = output.close()
-    _report(written, failures, len(files))
+    _report(written, failures, len(files), remarks)
     return 1 if failures else 0
+
+
+def asked_names(asked: Sequence[str], tasks: Sequence[str]) -> list[str]:
+    """Each name given, or those between its commas, which a name may have itself."""
+    return [name for given in asked for name in ([given] if given in tasks else given.split(","))]
 
 
 def _no_new_inputs(run: TrainedRun) -> str:
@@ -135,8 +148,13 @@ def _predict(
     files: Sequence[InputFile],
     output: "Output",
     column: str | None,
-) -> list[tuple[Path, UserError]]:
-    """Predict file by file, images in batches; the files that could not be read, and why."""
+) -> tuple[list[tuple[Path, UserError]], list[str]]:
+    """Predict file by file, images in batches.
+
+    Returns:
+        the files that could not be read, and why; and remarks on the others.
+    """
+    remarks: list[str] = []
     failures: list[tuple[Path, UserError]] = []
     together = run.batch_size if run.dataset.new_inputs == "images" else 1
     console = Console(stderr=True)
@@ -166,10 +184,11 @@ def _predict(
                     failures.append((file.path, found))
                 else:
                     read_well.append((file, found))
+                    remarks += dict.fromkeys(line for new in found.values() for line in new.remarks)
             for rows, inputs in _batches(read_well, run.batch_size):
                 output.add(rows, predictions(run, tasks, inputs))
             progress.advance(bar, len(part))
-    return failures
+    return failures, remarks
 
 
 Row = tuple[InputFile, int | None]
@@ -251,8 +270,14 @@ class Output:
         run: the run.
         tasks: that are predicted.
 
+    Attributes:
+        folder: where files are written.
+        table: the file of all rows.
+        dense: whether some task has maps.
+        kept: files that are never written over.
+
     Raises:
-        UserError: the path is a file where a folder is needed.
+        UserError: the path is a file where a folder is needed, or one of the run's own files.
     """
 
     def __init__(self, path: Path, run: TrainedRun, tasks: Sequence[str]) -> None:
@@ -264,6 +289,9 @@ class Output:
             raise UserError(f"-o {path}: name a folder to write to.{why}")
         self.folder = path.parent if is_table else path
         self.table = path if is_table else path / TABLE
+        self.dense = bool(dense)
+        self.kept: set[Path] = set()
+        check_output(self.table, run.stored.folder)
         self.text = io.StringIO()
         self.writer = csv.writer(self.text, lineterminator="\n")
         self.rows = self.files = 0
@@ -291,7 +319,12 @@ class Output:
         for (file, _), made in zip(rows, maps(self.tasks[name], prediction), strict=True):
             start = f"{file.stem}_{name.replace(os.sep, '_')}"
             for end, content in made.items():
-                _write(self.folder / f"{start}{end}", content)
+                path = self.folder / f"{start}{end}"
+                if path.resolve() in self.kept:
+                    raise UserError(
+                        f"{path} is an input, and an output. Name another folder by -o."
+                    )
+                _write(path, content)
                 self.files += 1
             told.append(f"{start}{next(iter(made))}")
         return told
@@ -312,12 +345,19 @@ def _write(path: Path, content: bytes) -> None:
         raise UserError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 
-def _report(written: str, failures: Sequence[tuple[Path, UserError]], files: int) -> None:
+def _report(
+    written: str, failures: Sequence[tuple[Path, UserError]], files: int, remarks: Sequence[str]
+) -> None:
     if written:
         print(written)
+    _list(remarks)
     if failures:
         print(f"mtlrun: {len(failures)} of {files} files could not be read:", file=sys.stderr)
-        for _, error in failures[:FAILURES_SHOWN]:
-            print(f"  {error}", file=sys.stderr)
-        if len(failures) > FAILURES_SHOWN:
-            print(f"  and {len(failures) - FAILURES_SHOWN} more", file=sys.stderr)
+        _list([f"  {error}" for _, error in failures])
+
+
+def _list(lines: Sequence[str]) -> None:
+    for line in lines[:SHOWN]:
+        print(line, file=sys.stderr)
+    if len(lines) > SHOWN:
+        print(f"  and {len(lines) - SHOWN} more", file=sys.stderr)

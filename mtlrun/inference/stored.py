@@ -31,6 +31,12 @@ ENGINE_SETTINGS = (
 PLACES = ("root", "path", "prepared", "yelp_file", "tokenizer")
 """Settings of datasets that name files or folders."""
 
+SAME_DATA = (*PLACES, "in_memory")
+"""Settings of datasets that change nothing in what is read where the files are the same."""
+
+NEEDED = {"dataset", "method", "seed", "tasks"}
+"""What is read of a result."""
+
 RUNS_SHOWN = 3
 
 
@@ -98,7 +104,8 @@ def read_run(
     if given:
         config = _typed(folder, _changed(held, given), result)
         build.check_settings(config)
-    remarks = _located(config, folder, {name.partition("=")[0] for name in given})
+    keys = [name.partition("=")[0] for name in given]
+    remarks = [*_other_data(keys), *_located(config, folder, set(keys))]
     if device is not None:
         config.engine.device = device
     elif config.engine.device.startswith("cuda") and not torch.cuda.is_available():
@@ -128,6 +135,8 @@ def _held(folder: Path) -> tuple[DictConfig, dict[str, Any]]:
             f"{folder} holds no finished run: its {run_folder.RESULT} is missing. Repeat the "
             "command that began it, and the run goes on to its end."
         )
+    if not isinstance(result, dict) or not result.keys() >= NEEDED:
+        raise UserError(f"{folder / run_folder.RESULT} holds no result of a run. Copy it again.")
     return held, result
 
 
@@ -152,7 +161,7 @@ def _typed(folder: Path, held: DictConfig, result: Mapping[str, Any]) -> Config:
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), held))
     except ConfigKeyError as error:
         known = [field.name for field in Config.__dataclass_fields__.values()]
-        hint = "" if "." in str(error.full_key) else f" {did_you_mean(str(error.full_key), known)}"
+        hint = "" if "." in str(error.full_key) else f". {did_you_mean(str(error.full_key), known)}"
         why = f"its {run_folder.CONFIG} has the setting {error.full_key}, which there is not{hint}"
         raise misfit(folder, result, why) from error
     except OmegaConfBaseException as error:
@@ -198,6 +207,19 @@ def _data_setting(config: Config, data: str | None) -> list[str]:
         )
     # In quotes, so that no path is read as a number or a list
     return [f"dataset.{name}={json.dumps(data)}"]
+
+
+def _other_data(keys: Sequence[str]) -> list[str]:
+    """A line where settings of the dataset are given that may change what it holds."""
+    others = [
+        key for key in keys if key.startswith("dataset.") and key.split(".")[1] not in SAME_DATA
+    ]
+    if not others:
+        return []
+    return [
+        f"{', '.join(others)} may give other rows, classes, means or units than the network was "
+        "trained with; rows of the test split may be some that it was trained on."
+    ]
 
 
 def _located(config: Config, folder: Path, given: set[str]) -> list[str]:

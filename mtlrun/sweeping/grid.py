@@ -5,6 +5,7 @@ from typing import Any
 
 from mtlrun.sweeping.jobs import Job, as_typed, expand
 from mtlrun.sweeping.sweeper import JobSweeper, at_least_one, conclude
+from mtlrun.tracking.folder import RESULT
 
 
 class GridSweeper(JobSweeper):
@@ -58,5 +59,6 @@ class GridSweeper(JobSweeper):
                 for at in range(0, len(jobs), size)
                 for failure in self.run_all(jobs[at : at + size], watch)
             ]
-        watch.say(f"Table of runs: mtlrun compare {self.config.hydra.sweep.dir}")
+        if any(job.result == RESULT for job in jobs):
+            watch.say(f"Table of runs: mtlrun compare {self.config.hydra.sweep.dir}")
         conclude(failures, len(jobs))

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,14 @@ from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 
-from mtlrun.config import WITHOUT_EFFECT, choices_of, typed, validate
 from mtlrun.errors import UserError
+from mtlrun.sweeping.composing import Composer
 from mtlrun.sweeping.jobs import Axis, Job, axes
 from mtlrun.sweeping.stopping import StopSweep
 from mtlrun.sweeping.watch import Watch
 from mtlrun.sweeping.worker import WorkerStoppedError
-from mtlrun.toy.settings import RESULT as TOY_RESULT
-from mtlrun.tracking import folder as run_folder
 from mtlrun.tracking.status import first_line, read_status, written_at
 
 
@@ -97,45 +95,13 @@ class JobSweeper(Sweeper):
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         return axes(parser.parse_overrides(list(overrides)))
 
-    # -- which jobs --------------------------------------------------------------------------------
-
     def composed(self, jobs: Sequence[Job]) -> list[Job]:
-        """Jobs with their folders; of those that would share one the first.
+        """Jobs with their folders.
 
         Every job is composed and its settings are checked before the first one runs, so a slip in
         the last one's does not wait for hours.
         """
-        found: dict[Path, Job] = {}
-        folders: dict[tuple[str, ...], Path] = {}
-        for job in jobs:
-            whole = self._with_sweep(job)
-            folders[job.overrides] = whole.folder
-            alone = folders.get(job.against)
-            found.setdefault(whole.folder, replace(whole, alone=alone))
-        return list(found.values())
-
-    def _with_sweep(self, job: Job) -> Job:
-        """A job composed: with what the sweep's file sets for all of its runs."""
-        choice = self.config.hydra.runtime.choices.get("sweep")
-        overrides = (*([f"sweep={choice}"] if choice else []), *job.overrides)
-        loader = self.hydra_context.config_loader
-        config = loader.load_sweep_config(self.config, list(overrides))
-        hydra = config.hydra
-        folder = Path(str(hydra.sweep.dir)) / str(hydra.sweep.subdir)
-        with open_dict(config):
-            del config["hydra"]
-        settings = typed(config, choices_of(hydra))
-        validate(settings)
-        if settings.toy is not None:
-            return replace(job, overrides=overrides, folder=folder, result=TOY_RESULT)
-        try:
-            refused = run_folder.refusal(folder, asdict(settings), WITHOUT_EFFECT)
-            run_folder.finished(folder)
-        except UserError as error:  # of a damaged result
-            refused = str(error)
-        return replace(job, overrides=overrides, folder=folder, refused=refused or "")
-
-    # -- having them run ---------------------------------------------------------------------------
+        return Composer(self.hydra_context.config_loader, self.config)(jobs)
 
     @contextmanager
     def watched(

@@ -6,6 +6,11 @@ from typing import Any
 
 from mtlrun.durable import replace_file
 
+EVENTS = "events.out.tfevents.*"
+"""TensorBoard's files."""
+FAILURE = f"{EVENTS}.failed"
+"""Of these the one with the record of a failure, which goes when the run is tried again."""
+
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""

@@ -25,9 +25,6 @@ Setting = bool | int | float | str
 
 FINISHED = "result/finished"
 SECONDS = "result/seconds"
-FAILED_FILE = "events.out.tfevents.*.failed"
-"""The file with the record of a failure."""
-
 FIRST = ("weighting", "architecture", "changed", "seed")
 """Settings that the page shows before all others; it shows five at first."""
 
@@ -122,12 +119,6 @@ def write_failure(folder: Path) -> None:
     event = Event(wall_time=time.time(), summary=session_end("STATUS_FAILURE"))
     with (folder / name).open("wb") as file:
         RecordWriter(file).write(event.SerializeToString())
-
-
-def forget_failure(folder: Path) -> None:
-    """Remove the record of a failure: the run is tried again."""
-    for path in folder.glob(FAILED_FILE):
-        path.unlink()
 
 
 def _plain(value: object) -> Setting:

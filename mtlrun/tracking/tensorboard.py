@@ -27,7 +27,6 @@ class EventWriter:
 
     def __init__(self, folder: Path, step: int | None) -> None:
         self.folder = folder
-        hparams.forget_failure(folder)
         purge = None if step is None else step + 1
         self.writer = SummaryWriter(str(folder), purge_step=purge, flush_secs=30)
         if step is None:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from mtlrun.tracking.console import Display
+from mtlrun.tracking.files import EVENTS, FAILURE
 from mtlrun.tracking.tables import ALWAYS, COLUMNS, Table
 from mtlrun.types import Structure
 
@@ -84,9 +85,9 @@ class Tracker:
         self._step = step
         for name, table in self._tables.items():
             table.open(state["sizes"][name] if state else 0)
-        if not state:
-            for stale in self.folder.glob("events.out.tfevents.*"):
-                stale.unlink()  # of a run that was killed before its first checkpoint
+        # What a failure left; or all that a run left that was killed before its first checkpoint
+        for stale in self.folder.glob(FAILURE if state else EVENTS):
+            stale.unlink()
         if self._tensorboard:
             # Imported here: it takes a second, and not every run wants it.
             from mtlrun.tracking.hparams import result_columns

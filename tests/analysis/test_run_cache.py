@@ -1,6 +1,7 @@
 """Reading thousands of runs: settings by sections, and the cache."""
 
 import json
+import os
 import shutil
 from dataclasses import fields
 from pathlib import Path
@@ -81,7 +82,10 @@ def test_anchors_reach_beyond_sections() -> None:
     assert effective_settings(text) == {"backbone.hidden": "64", "heads.hidden": "64"}
 
 
-@pytest.mark.parametrize("text", ["", "- a\n- b\n", "a: [1\nb: 2\n", "a: 'x\n"])
+DAMAGED = ["", "- a\n- b\n", "a: [1\nb: 2\n", "a: 'x\n", "a: &a {b: *a}\n", "a: " + "[" * 9999]
+
+
+@pytest.mark.parametrize("text", DAMAGED)
 def test_a_damaged_configuration_is_none(text: str) -> None:
     assert effective_settings(text) is None
 
@@ -107,6 +111,28 @@ def test_what_changed_is_read_again(outputs: Path, write_run: "WriteRun") -> Non
     config.write_text(config.read_text().replace("0.001", "0.0001"))
     changed = find_runs([outputs], cached=True).finished[-1]
     assert changed.settings["optimizer.lr"] == "0.0001"
+
+
+def test_another_file_of_the_same_time_and_size_is_read(outputs: Path, tmp_path: Path) -> None:
+    find_runs([outputs], cached=True)
+    path = outputs / "default/digits/mgda/seed=0/result.json"
+    before = path.stat()
+    path.with_name("copy").write_text(path.read_text().replace("0.9", "0.8"))
+    os.utime(path.with_name("copy"), ns=(before.st_atime_ns, before.st_mtime_ns))
+    path.with_name("copy").replace(path)  # as rsync does
+    after = path.stat()
+    assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    changed = find_runs([outputs], cached=True).finished[-1]
+    assert changed.metrics["digit"]["accuracy"].test == 0.8
+
+
+def test_a_folder_that_takes_the_place_of_another_is_read(outputs: Path) -> None:
+    find_runs([outputs], cached=True)
+    one, other = (outputs / "default/digits/equal" / f"seed={seed}" for seed in (0, 1))
+    one.rename(one.with_name("aside"))
+    other.rename(one)
+    one.with_name("aside").rename(other)
+    assert [run.seed for run in find_runs([outputs], cached=True).finished] == [1, 0, 0]
 
 
 def test_runs_that_are_gone_leave_the_cache(outputs: Path, cache_folder: Path) -> None:

@@ -109,6 +109,12 @@ def test_overlapping_folders_give_each_run_once(write_run: "WriteRun", tmp_path:
         ('{"format": 1, "state": "finished", "epochs": 1}', "it lacks 'tasks'"),
         ('{"format": 1, "state": "finished", "tasks": {"a": {"metrics": 3}}}', "no attribute"),
         ("\udc80".encode("utf-8", "surrogateescape"), "can't decode"),
+        ("[" * 100_000, "recursion"),
+        (
+            '{"format": 1, "state": "finished", "tasks": {"a": {"metrics": {"b": {'
+            f'"higher_is_better": true, "test": 1{"0" * 400}' + "}}}}}",
+            "too large",
+        ),
     ],
 )
 def test_a_damaged_result_is_named_and_the_others_are_read(
@@ -130,6 +136,12 @@ def test_a_number_that_is_text_is_damage(write_run: "WriteRun", tmp_path: Path) 
     result["tasks"]["digit"]["metrics"]["accuracy"]["test"] = "0.9"
     (folder / "result.json").write_text(json.dumps(result))
     assert "'0.9' is not a number" in find_runs([tmp_path]).unreadable[0]
+
+
+def test_a_whole_number_that_is_infinite_is_damage(write_run: "WriteRun", tmp_path: Path) -> None:
+    path = write_run("equal", DIGITS) / "result.json"
+    path.write_text(path.read_text().replace('"epochs": 30', '"epochs": 1e999'))
+    assert "infinity" in find_runs([tmp_path]).unreadable[0]
 
 
 def test_missing_and_empty_folders_are_errors(tmp_path: Path) -> None:

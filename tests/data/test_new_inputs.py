@@ -102,7 +102,9 @@ def test_nyuv2_scaled_as_its_frames_are_prepared(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("crop", [False, True])
-def test_own_images_scaled_or_cut(tmp_path: Path, crop: bool) -> None:
+def test_own_images_scaled_or_cut(
+    tmp_path: Path, crop: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     draws = np.random.default_rng(0)
     lines = ["file,kind,part"]
     for number in range(6):
@@ -129,6 +131,9 @@ def test_own_images_scaled_or_cut(tmp_path: Path, crop: bool) -> None:
     (tmp_path / "6.png").write_text("none")
     with pytest.raises(UserError, match=r"6\.png is damaged or is no image"):
         dataset.encode(tmp_path / "6.png", "images")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+    with pytest.raises(UserError, match=r"5\.png is too large to be read\. Scale it down"):
+        dataset.encode(tmp_path / "5.png", "images")
 
 
 # -- texts -----------------------------------------------------------------------------------------
@@ -155,6 +160,12 @@ def test_texts_a_line_or_a_cell(tmp_path: Path, settings: dict[str, object]) -> 
     lines.write_text(f"{TEXTS[3]}\n\n")
     assert dataset.encode(lines, "s").places == [1, 2]  # an empty line is one, of no known word
     assert new_rows(dataset, lines, "s")[1].tolist()[0] == 1
+    lines.write_text("zzz cat\n")
+    assert dataset.encode(lines, "s").remarks == [
+        f"{lines}: 50.0% of the words are unknown to the network."
+    ]
+    lines.write_text("the cat sat\n")
+    assert not dataset.encode(lines, "s").remarks
     with pytest.raises(UserError, match=r"--column: .*new\.csv has no column text"):
         dataset.encode(table, "s")
     with pytest.raises(UserError, match="which goes with tables"):
@@ -194,6 +205,8 @@ def test_rows_of_a_table_in_any_order_and_without_targets(tmp_path: Path) -> Non
     file.write_text(NEW)
     found = dataset.encode(file, "table")
     assert found.places == [1, 2]
+    (remark,) = found.remarks
+    assert "city is unknown to the network in 1 of 2 rows: no training row has 'Paris'" in remark
     rows = found.source.rows(torch.arange(2))[0]
     own = own_rows(dataset, "test", "table")
     assert rows.shape[1] == own.shape[1]
@@ -237,7 +250,12 @@ def test_tables_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         return str(error.value)
 
     assert "lacks the columns area, notes" in said("built,city\n1.1.2000,Rome\n")
-    assert "line 2, column area: 'large' is no number" in said(NEW.replace("60", "large"))
+    assert "line 2, column area: 'large' is not written as there ('50')" in said(
+        NEW.replace("60", "large")
+    )
+    assert "new.csv, line 2, column built: '2000-02-09' is not written as there ('13.01.2000')" in (
+        said(NEW.replace("9.02.2000", "2000-02-09"))
+    )
     assert "line 2: it has 6 cells, and the header names 5" in said(NEW.replace("60", "60,5"))
     assert "cannot be read beside" in said(NEW.replace("9.02.2000", "2000/02/09"))
     assert "has no rows" in said(NEW.splitlines()[0] + "\n,,,,\n")
@@ -295,7 +313,11 @@ def test_rows_of_census_income(tmp_path: Path) -> None:
         lines.append(",".join((plain | person)[name] for name in inputs))
     file = tmp_path / "new.csv"
     file.write_text("\n".join(lines))
-    assert dataset.encode(file, "census_income").places == range(1, 3)
+    found = dataset.encode(file, "census_income")
+    assert found.places == range(1, 3)
+    assert [line.split(": ")[1] for line in found.remarks] == [
+        "sex is unknown to the network in 2 of 2 rows"
+    ]
     assert_same(new_rows(dataset, file, "census_income"), own)
     file.write_text("\n".join(lines).replace(",90", ",old"))
     with pytest.raises(UserError, match=r"line 2, column \d+ \(age\) has 'old'"):

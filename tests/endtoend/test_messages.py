@@ -102,6 +102,7 @@ def check(message: str, *parts: str) -> None:
         ("~weighting", ["~weighting: every run has a weighting.", "mtlrun list weighting"]),
         ("dataset=null", ["Config group override must be a string"]),
         ("seed=0,1", ["seed=0,1: for a run with each value add -m"]),
+        ("hydra/launcher=joblib", ["hydra/launcher=joblib has no effect on a single run: add -m"]),
         ("tasks=digit", ["tasks=digit: give a list, for example tasks="]),
         ("tasks=[digit,pairty]", ["tasks: this dataset has no task pairty. Did you mean parity?"]),
         ("tasks=[ink,ink]", ["tasks names ink twice."]),
@@ -134,13 +135,93 @@ def test_a_gpu_that_is_not_there(refused: Refused) -> None:
     [("train", "See mtlrun --help."), ("compar", "Did you mean mtlrun compare?")],
 )
 def test_an_unknown_verb(word: str, hint: str, refused: Refused) -> None:
-    check(refused(word), f"{word} is neither a verb (list, compare, data) nor a setting", hint)
+    verbs = "list, compare, report, plot, tensorboard, evaluate, predict, export, data"
+    check(refused(word), f"{word} is neither a verb ({verbs}) nor a setting", hint)
 
 
 def test_verbs_refuse_as_well(refused: Refused) -> None:
     check(refused("list", "wieghting"), "There is no group wieghting. Did you mean weighting?")
     check(refused("compare", "nowhere"), "nowhere is not there.")
     check(refused("data", "prepare", "nyu"), "Use: mtlrun data prepare NAME --from PATH")
+
+
+# -- sweeps ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (
+            "+sweep=weighting",
+            ["sweep=weighting: there is no such choice. Did you mean weightings?"],
+        ),
+        ("-m epochs=1,0", ["epochs=0: use 1 or more"]),
+        ("-m seed=0,1 +epoch=3", ["epoch: there is no such setting. Did you mean epochs?"]),
+        ("-m weighting=equal,mdga", ["weighting=mdga: there is no such choice. Did you mean mgda"]),
+        (
+            "weighting=gradnorm weighting.alpha=interval(0,3) -m",
+            ["weighting.alpha=interval(0,3): an interval has no end", "hydra/sweeper=optuna"],
+        ),
+        ("hydra.sweeper.attempts=0 -m seed=0,1", ["hydra.sweeper.attempts=0: use a whole number"]),
+        (
+            "hydra.sweeper.attemts=1 -m seed=0,1",
+            ["hydra.sweeper.attemts: there is no such setting"],
+        ),
+        ("hydra.sweeper.trials=3", ["hydra.sweeper.trials: there is no such setting."]),
+        ("-m hydra/launcher=job", ["hydra/launcher=job: there is no such choice. Did you mean "]),
+        (
+            "-m seed=0,1 hydra/launcher=submitit hydra.launcher.cluster=lsf",
+            ["hydra.launcher.cluster=lsf: choose one of local, slurm."],
+        ),
+        (
+            "-m seed=0,1 hydra/launcher=submitit hydra.launcher.parameters={slurm_partition:a}",
+            ["hydra.launcher.parameters.slurm_partition has no effect on this machine's own"],
+        ),
+        (
+            "-m seed=0,1 hydra/launcher=ray hydra.launcher.cpus=half",
+            ["hydra.launcher.cpus=half: use a whole number from 1 on."],
+        ),
+        ("-m hydra/sweeper=optuna seed=0,1", ["hydra/sweeper=optuna has nothing to search."]),
+        (
+            "-m hydra/sweeper=optuna hydra.sweeper.sampler=grid seed=0",
+            ["hydra.sweeper.sampler=grid: choose one of tpe, random, gp, cmaes, qmc."],
+        ),
+        (
+            "-m hydra/sweeper=optuna optimizer.lr=tag(log,interval(0,1))",
+            ["optimizer.lr=tag(log,interval(0,1)): an interval needs 0 < low < high"],
+        ),
+        (
+            "-m hydra/sweeper=optuna weighting=equal,gradnorm weighting.alpha=interval(0,3)",
+            ["weighting.alpha: there is no such setting.", "weighting=equal has none."],
+        ),
+        (
+            "-m hydra/sweeper=optuna weighting=equal,dwa objective=accuracy",
+            ["objective=accuracy: choose one of delta_m, delta_m/over_tasks, or TASK/METRIC."],
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_slip_in_a_sweep(arguments: str, parts: list[str], refused: Refused) -> None:
+    """It is found before the first job runs."""
+    check(refused(*arguments.split()), *parts)
+    assert run_folders(Path()) == []
+
+
+@pytest.mark.parametrize(
+    ("package", "arguments"),
+    [
+        ("optuna", "hydra/sweeper=optuna weighting=equal,dwa"),
+        ("submitit", "hydra/launcher=submitit seed=0,1"),
+        ("ray", "hydra/launcher=ray seed=0,1"),
+    ],
+)
+def test_a_package_that_is_missing(
+    package: str, arguments: str, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    choice = arguments.split()[0]
+    message = refused("-m", *arguments.split())
+    assert message == f"{choice} needs the package {package}: pip install 'mtlrun[sweep]'."
 
 
 # -- parts that do not fit -------------------------------------------------------------------------

@@ -77,8 +77,9 @@ def test_asked_again_it_does_only_what_is_missing(swept: Path, tmp_path: Path) -
     times = {
         path: path.stat().st_mtime_ns for path in tmp_path.glob("outputs/*/*/*/seed=*/result.json")
     }
-    printed = mtlrun(tmp_path, *SWEEP).finish()
-    assert printed.count("Already finished, nothing to do: ") == len(folders) - 1
+    printed = mtlrun(tmp_path, *SWEEP, "tracking.progress=lines").finish()
+    assert printed.startswith("9 of 10 jobs are finished already: nothing to do for them.\n10/10")
+    assert "10/10 finished: weighting=mgda seed=1  digit accuracy 0." in printed
     assert run_folders(tmp_path) == folders
     assert csv_files(missing) == before
     assert len(times) == len(folders) - 1
@@ -113,9 +114,8 @@ def test_a_failing_job_does_not_stop_the_others(
     message = "weighting=mgda balances gradients on shared parameters, and architecture=single_task"
     assert f"ERROR {message}" in (runs / failing / "run.log").read_text()
     printed = capsys.readouterr().err
-    assert printed.startswith(f"mtlrun: {failing}: {message}")
-    assert "The sweep goes on." in printed
-    assert f"mtlrun: 1 of the sweep's jobs failed:\n  {failing}: {message}" in printed
+    assert printed.startswith(f"mtlrun: 1 of the sweep's 4 jobs failed:\n  {failing}: {message}")
+    assert printed.count("\n") == 3  # the head, the job, and what to do
     assert "Traceback" not in printed
 
 
@@ -152,6 +152,77 @@ def test_processes_that_read_data_end_with_their_job(directory: Path) -> None:
     assert run_command(["-m", "seed=0,1", "engine.workers=2", *BRIEF]) == 0
     assert len(run_folders(directory)) == 2
     assert multiprocessing.active_children() == []
+
+
+# -- sweeps as configurations ----------------------------------------------------------------------
+
+OWN = """
+# @package _global_
+# Own: two methods on a small network.
+defaults:
+  - override /optimizer: sgd
+epochs: 1
+hydra:
+  mode: MULTIRUN
+  sweeper:
+    methods:
+      weighting: [equal, mgda]
+    baseline: [weighting=equal, architecture=single_task]
+"""
+
+
+def test_a_sweep_with_its_baseline(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["+sweep=seeds", "seed=0,1", "weighting=dwa", "gradients.smoothing=0", *BRIEF[:2]]
+    assert run_command(arguments) == 0
+    alone, method = "equal,architecture=single_task,epochs=1", "dwa,epochs=1"
+    names = [folder.relative_to("outputs/default/digits") for folder in run_folders(Path())]
+    assert sorted(map(str, names)) == sorted(
+        f"{name}/seed={seed}" for name in (alone, method) for seed in (0, 1)
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines] == [
+        "1/4 finished: seed=0 weighting=equal architecture=single_task",
+        "2/4 finished: seed=0",
+        "3/4 finished: seed=1 weighting=equal architecture=single_task",
+        "4/4 finished: seed=1",
+        "Table of runs: mtlrun compare outputs/default",
+    ]
+    assert all((" delta_m " in line) == (index % 2 == 1) for index, line in enumerate(lines))
+
+
+def test_a_sweep_of_ones_own_sets_what_its_runs_have_in_common(directory: Path) -> None:
+    Path("own/sweep").mkdir(parents=True)
+    Path("own/sweep/small.yaml").write_text(OWN)
+    assert run_command(["--config-dir", "own", "+sweep=small", *BRIEF[1:]]) == 0
+    names = {folder.parent.name for folder in run_folders(Path())}
+    alone = "equal,optimizer=sgd,architecture=single_task,epochs=1"
+    assert names == {"equal,optimizer=sgd,epochs=1", "mgda,optimizer=sgd,epochs=1", alone}
+    # The same runs as without the sweep: they are found, and the command line wins over its file.
+    found = ["weighting=mgda", "optimizer=sgd", *BRIEF]
+    assert run_command(found) == 0
+    assert run_command(["--config-dir", "own", "+sweep=small", "epochs=2", *BRIEF[1:]]) == 0
+    assert len(run_folders(Path())) == 6
+
+
+def test_toys_of_a_sweep(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["-m", "experiment=toy", "toy.steps=20,30", "toy.weightings=[equal]"]
+    assert run_command(arguments) == 0
+    assert capsys.readouterr().out == "1/2 finished: toy.steps=20\n2/2 finished: toy.steps=30\n"
+    assert run_command(arguments) == 0
+    assert capsys.readouterr().out.startswith("2 of 2 jobs are finished already")
+
+
+def test_a_folder_with_other_settings_fails_alone(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(["seed=0", *BRIEF]) == 0
+    config = only_run(directory) / "config.yaml"
+    config.write_text(config.read_text().replace("lr: 0.002", "lr: 0.1"))
+    assert run_command(["-m", "seed=0,1", *BRIEF]) == 1
+    assert (config.parents[1] / "seed=1/result.json").exists()
+    printed = capsys.readouterr().err
+    assert "1 of the sweep's 2 jobs failed:\n  equal,epochs=1/seed=0: outputs/" in printed
+    assert "holds a run with other settings: optimizer.lr is 0.1 there and 0.002" in printed
 
 
 # -- names of folders ------------------------------------------------------------------------------

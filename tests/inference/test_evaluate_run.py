@@ -64,8 +64,11 @@ def test_other_splits_and_the_last_epoch(train: Train, capsys: pytest.CaptureFix
         assert found["digit", "accuracy"] == result["tasks"]["digit"]["metrics"]["accuracy"][key]
     evaluate_command([str(folder)])
     assert "These are the figures in result.json." in capsys.readouterr().out
+    capsys.readouterr()
     evaluate_command([str(folder), "--set", "dataset.seed=1"])  # other rows
-    assert re.search(r"\d+ of these figures differ from result.json", capsys.readouterr().out)
+    said = capsys.readouterr()
+    assert re.search(r"\d+ of these figures differ from result.json", said.out)
+    assert said.err.startswith("dataset.seed may give other rows, classes, means or units than")
 
 
 def test_a_run_that_selected_on_test_has_no_validation_rows(train: Train) -> None:
@@ -115,6 +118,8 @@ def test_settings_are_given_anew_or_refused(train: Train) -> None:
     assert "write KEY=VALUE" in refused(folder, "--set", "dataset.root")
     assert "reads no files of its own" in refused(folder, "--data", "here")
     assert "end the name in .csv or .json" in refused(folder, "-o", "figures.txt")
+    assert "is a file of the run itself" in refused(folder, "-o", str(folder / "result.json"))
+    assert not read_run(folder, ["engine.threads=1"]).remarks
     assert "torch sees" in refused(folder, "--device", "cuda:99")
 
 
@@ -127,6 +132,9 @@ def test_what_is_no_finished_run_is_named(copied: Path, tmp_path: Path) -> None:
     (copied / "checkpoints" / "best.pt").write_bytes(b"nothing")
     assert "is damaged or is no checkpoint" in refused(copied)
     assert "It has another one: --checkpoint best." in refused(copied, "--checkpoint", "last")
+    for content in ("[]", '{"tasks": {}}'):
+        (copied / "result.json").write_text(content)
+        assert "result.json holds no result of a run" in refused(copied)
     (copied / "result.json").unlink()
     assert "holds no finished run" in refused(copied)
     (copied / "config.yaml").unlink()

@@ -15,7 +15,7 @@ from mtlrun.build.components import located
 from mtlrun.data.base import Dataset
 from mtlrun.errors import UserError
 from mtlrun.inference.files import find_inputs
-from mtlrun.inference.predict import ENCODING, predict_command
+from mtlrun.inference.predict import ENCODING, asked_names, predict_command
 from mtlrun.inference.stored import read_run
 from mtlrun.inference.trained import rebuild
 
@@ -107,10 +107,30 @@ def test_names_of_what_is_made_are_told_apart(tmp_path: Path) -> None:
     assert [file.stem for file in files] == ["a/1.jpg", "a/1.png", "b/1"]
     with pytest.raises(UserError, match="would have the same name"):
         find_inputs([tmp_path / "a" / "1.png", tmp_path / "b" / "1.png"], "images")
+    both = [tmp_path / "a" / "1.png", tmp_path / "b" / "1.png"]
+    assert [f.path for f in find_inputs(both, "images", apart=False)[0]] == both
     with pytest.raises(UserError, match=r"the folder holds no tables \(\.csv"):
         find_inputs([tmp_path], "tables")
     with pytest.raises(UserError, match="there is no such file or folder"):
         find_inputs([tmp_path / "c"], "images")
+
+
+def test_what_is_written_is_never_an_input(
+    train: Train, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("1.png", "made/2.png", "more/made/3.png"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).touch()
+    files, remarks = find_inputs([tmp_path / "in"], "images", [tmp_path / "in" / "made"])
+    assert [file.stem for file in files] == ["1", "more/made/3"]
+    assert remarks == [f"Left out of {tmp_path / 'in'}: made/2.png."]
+    files, _ = find_inputs([tmp_path / "in" / "made"], "images", [tmp_path / "in"])
+    assert [file.stem for file in files] == ["2"]  # the output is around it
+    with pytest.raises(UserError, match=r"1\.png is an input, and the output"):
+        find_inputs([tmp_path / "in" / "1.png"], "images", [tmp_path / "in" / "1.png"])
+    folder = train()
+    with pytest.raises(UserError, match=r"metrics\.csv is a file of the run itself"):
+        predict_command([str(folder), "--input", str(pictures), "-o", str(folder / "metrics.csv")])
 
 
 def test_what_cannot_be_predicted_is_refused(
@@ -123,6 +143,7 @@ def test_what_cannot_be_predicted_is_refused(
 
     out = ("-o", str(tmp_path / "out"))
     assert said(*out, "--task", "digits").startswith("--task digits: this run has no such task.")
+    assert asked_names(["ink,parity", "a,b"], ["ink", "a,b"]) == ["ink", "parity", "a,b"]
     assert "--column goes with texts" in said(*out, "--column", "text")
     (tmp_path / "out").touch()
     assert "name a folder to write to" in said(*out)
@@ -162,6 +183,14 @@ def test_maps_are_written_beside_the_table(train: Train, nyuv2: Path, tmp_path: 
     assert len(list(out.iterdir())) == 1 + 5 * 4
     with pytest.raises(UserError, match="segmentation gives pictures"):
         predict_command([str(folder), "--input", str(images), "-o", str(tmp_path / "a.csv")])
+    with pytest.raises(UserError, match="is a folder of inputs, and pictures are written"):
+        predict_command([str(folder), "--input", str(images), "-o", str(images)])
+    taken = [images / "0001.jpg", tmp_path / "0001_segmentation.png"]
+    (tmp_path / "0001_segmentation.png").write_bytes(taken[0].read_bytes())
+    arguments = [str(folder), "--input", *map(str, taken), "-o", str(tmp_path)]
+    with pytest.raises(UserError, match=r"0001_segmentation\.png is an input, and an output"):
+        predict_command(arguments)
+    assert taken[1].read_bytes() == taken[0].read_bytes()
 
 
 def test_rows_of_several_streams(train: Train, texts: tuple[str, ...], tmp_path: Path) -> None:

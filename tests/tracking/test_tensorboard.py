@@ -282,6 +282,15 @@ def test_a_failed_run_says_so_until_it_is_tried_again(tmp_path: Path) -> None:
     assert found.Scalars("result/finished")[-1].value == 1
 
 
+def test_a_failure_is_forgotten_without_tensorboard_too(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="the end"):
+        run_until(tmp_path, ValueError("the end"))
+    sizes = {name: (tmp_path / name).stat().st_size for name in ALWAYS}
+    with tracker_of(tmp_path, tensorboard=False) as tracker:
+        tracker.open({"sizes": sizes}, 20)
+    assert "session_end_info" not in hparams_of(events(tmp_path))
+
+
 def test_an_interrupted_run_has_not_ended(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         run_until(tmp_path, Interrupted("stopped"))

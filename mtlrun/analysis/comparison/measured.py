@@ -169,7 +169,8 @@ class Comparison:
         for group, rank, count in zip(self.groups, ranks, won, strict=True):
             if not math.isnan(rank):
                 self.statistics[group][MEAN_RANK] = Cell(rank)
-            self.statistics[group][WINS] = Cell(count)
+            if any(won):
+                self.statistics[group][WINS] = Cell(count)
 
     def _add_seconds(self) -> None:
         for group in self.groups:

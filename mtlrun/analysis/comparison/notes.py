@@ -164,6 +164,11 @@ def listing(items: Iterable[str], limit: int = 6) -> str:
     return f"{', '.join(listed[:-1])} and {listed[-1]}"
 
 
+def metrics_text(count: int) -> str:
+    """``the metric``, ``the 3 metrics``."""
+    return "the metric" if count == 1 else f"the {count} metrics"
+
+
 def seeds_text(count: int) -> str:
     """``1 seed``, ``3 seeds``."""
     return "1 seed" if count == 1 else f"{count} seeds"

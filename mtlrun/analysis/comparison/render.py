@@ -96,29 +96,30 @@ def _full(value: float) -> str:
 
 def to_markdown(report: Report) -> str:
     """A heading, the finding, pipe tables, captions and notes for each dataset."""
-    parts = [" ".join(report.answer)]
+    parts = [markdown(" ".join(report.answer))]
     for table in report.tables:
-        parts.append(f"## {table.title}")
-        parts.append(" ".join(table.answer))
+        parts.append(f"## {markdown(table.title)}")
+        parts.append(markdown(" ".join(table.answer)))
         parts.append(_pipe_table(table))
-        parts.append(" ".join([*table.caption, BEST]))
+        parts.append(markdown(" ".join([*table.caption, BEST])))
         block = transfer_block(table)
         if block is not None:
             parts += [_pipe_table(block), " ".join(block.caption)]
         if table.ranking is not None:
-            parts.append(ranking_text(table.ranking))
+            parts.append(markdown(ranking_text(table.ranking)))
         parts.append(_bullets(table.notes))
     parts.append(_bullets(report.notes))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _pipe_table(table: Table) -> str:
-    header = [*row_header(table), *(" ".join(heading(c)).strip() for c in table.columns)]
+    headings = (markdown(" ".join(heading(column)).strip()) for column in table.columns)
+    header = [*row_header(table), *(text.replace("|", "\\|") for text in headings)]
     align = ["---"] * (len(header) - len(table.columns) - 1) + ["---:"]
     lines = [header, align + ["---:"] * len(table.columns)]
     lines += [
         [
-            *(text.replace("|", "\\|") for text in row_names(table, row)),
+            *(markdown(text).replace("|", "\\|") for text in row_names(table, row)),
             *(
                 cell_text(cell, column, "**{}**")
                 for cell, column in zip(row.cells, table.columns, strict=True)
@@ -130,13 +131,18 @@ def _pipe_table(table: Table) -> str:
 
 
 def _bullets(notes: Sequence[str]) -> str:
-    return "\n".join(f"- {note}" for note in notes)
+    return "\n".join(f"- {markdown(note)}" for note in notes)
+
+
+def markdown(text: str) -> str:
+    """``text`` in one line without HTML and emphasis that names in it may look like."""
+    return re.sub(r"\*|<(?=[a-zA-Z/!?])", r"\\\g<0>", " ".join(text.split()))
 
 
 def to_latex(report: Report) -> str:
     r"""A ``table`` environment for each dataset; the preamble must load ``booktabs``."""
     parts = [r"% \usepackage{booktabs}", *(_latex_table(table) for table in report.tables)]
-    parts += [f"% {note}" for note in report.notes]
+    parts += map(_comment, report.notes)
     return "\n".join(parts) + "\n"
 
 
@@ -147,7 +153,7 @@ def _latex_table(table: Table) -> str:
     said = [*table.answer, *([ranking_text(table.ranking)] if table.ranking else [])]
     return "\n".join(
         [
-            *(f"% {sentence}" for sentence in said),
+            *map(_comment, said),
             r"\begin{table}",
             r"  \centering",
             rf"  \caption{{{latex(caption)}}}",
@@ -206,8 +212,13 @@ def _in_math(text: str) -> str:
 
 
 def latex(text: str) -> str:
-    """``text`` with LaTeX's special characters escaped."""
-    return "".join(LATEX_SPECIAL.get(character, character) for character in text)
+    """``text`` in one line, with LaTeX's special characters escaped."""
+    line = " ".join(text.split())
+    return "".join(LATEX_SPECIAL.get(character, character) for character in line)
+
+
+def _comment(text: str) -> str:
+    return f"% {' '.join(text.split())}"
 
 
 def row_header(table: Table) -> list[str]:

@@ -62,20 +62,27 @@ def tests_against(
 def _compared(one: Group, other: Group, samples: Samples) -> tuple[float, float, int]:
     """Difference in delta_m, its p-value, and the seeds that both have.
 
-    A difference that is the same for all seeds, as with accuracies of few examples, has no scatter
-    to judge it by, and no p-value.
+    A difference without scatter to judge it by, as between accuracies of few examples, has no
+    p-value.
     """
     first = dict(zip(one.seeds, samples[one][OVER_METRICS], strict=True))
     second = dict(zip(other.seeds, samples[other][OVER_METRICS], strict=True))
     shared = [seed for seed in first if seed in second]
-    if not shared:
-        p = unpaired_test(list(first.values()), list(second.values()))
-        return fmean(first.values()) - fmean(second.values()), p, 0
-    pairs = [first[seed] for seed in shared], [second[seed] for seed in shared]
-    differences = [here - there for here, there in zip(*pairs, strict=True)]
-    same = max(differences) - min(differences) <= 1e-9 * max(map(abs, differences))
-    p = math.nan if same and any(differences) else paired_test(*pairs)
-    return fmean(differences), p, len(shared)
+    if len(shared) < 2:
+        here, there = list(first.values()), list(second.values())
+        difference, scatter = fmean(here) - fmean(there), _range(here) + _range(there)
+        p = unpaired_test(here, there)
+    else:
+        here, there = [first[seed] for seed in shared], [second[seed] for seed in shared]
+        differences = [ours - theirs for ours, theirs in zip(here, there, strict=True)]
+        difference, scatter = fmean(differences), _range(differences)
+        p = paired_test(here, there)
+    without_scatter = difference != 0 and scatter <= 1e-9 * abs(difference)
+    return difference, math.nan if without_scatter else p, len(shared) if len(shared) > 1 else 0
+
+
+def _range(values: Sequence[float]) -> float:
+    return max(values) - min(values)
 
 
 def power_text(pairs: int) -> str:
@@ -88,8 +95,9 @@ def power_text(pairs: int) -> str:
 
 
 def p_text(p: float) -> str:
-    """``p = .03``, ``p < .001``, as the field writes it."""
+    """``p = .03``, ``p < .001``, as the field writes it; never rounded up to the level."""
     if p < 0.001:
         return "p < .001"
-    text = f"{p:.2g}"
+    rounded = (f"{p:.{digits}g}" for digits in range(2, 17))
+    text = next((text for text in rounded if (float(text) < LEVEL) == (p < LEVEL)), f"{p}")
     return f"p = {text.removeprefix('0')}"

@@ -100,7 +100,8 @@ class PairedTest:
             points, positive where this row is better.
         p: of the paired test, two-sided; NaN with fewer than two pairs.
         adjusted: ``p`` corrected for the number of rows compared.
-        pairs: seeds that both have.
+        pairs: seeds that both have, and the test is paired by; 0 for Welch's test, where both
+            have fewer than two.
     """
 
     against: str

@@ -135,18 +135,28 @@ def _caption(comparison: Comparison) -> Iterator[str]:
     if comparison.common:
         yield f"All with {', '.join(comparison.common)}."
     if comparison.against:
-        yield (
-            "delta_m: mean relative change, in percent and positive where better, against "
-            f"{baselines_text(comparison.against, comparison.labels)}, over all "
-            f"{len(comparison.metrics)} metrics alike, and over tasks of the mean over each task's "
-            "metrics. Nash-MTL, FAMO and FairGrad print the first with the opposite sign."
-        )
+        yield _delta_m_caption(comparison)
     yield from _test_caption(comparison)
     if len(groups) > 1:
         yield (
             "mean rank: of the row among these rows, over the metrics, 1 is best. wins: metrics in "
             "which no row is better."
         )
+
+
+def _delta_m_caption(comparison: Comparison) -> str:
+    against = baselines_text(comparison.against, comparison.labels)
+    turned = "with the opposite sign."
+    if len(comparison.metrics) == 1:
+        return (
+            "delta_m: relative change of the metric, in percent and positive where better, against "
+            f"{against}. Nash-MTL, FAMO and FairGrad print it {turned}"
+        )
+    return (
+        "delta_m: mean relative change, in percent and positive where better, against "
+        f"{against}, over all {len(comparison.metrics)} metrics alike, and over tasks of the mean "
+        f"over each task's metrics. Nash-MTL, FAMO and FairGrad print the first {turned}"
+    )
 
 
 def _test_caption(comparison: Comparison) -> Iterator[str]:
@@ -157,11 +167,13 @@ def _test_caption(comparison: Comparison) -> Iterator[str]:
     paired = [test.pairs for test in known if test.pairs]
     kind = "paired t-test by seed" if paired else "Welch's t-test"
     if paired and len(paired) < len(known):
-        kind += " (Welch's where no seed is shared)"
+        kind += " (Welch's where fewer than two seeds are shared)"
     rows = "the 1 row" if len(known) == 1 else f"the {len(known)} rows"
+    some = " n/a: one seed, or the same difference each time."
     yield (
         f"p (Holm): two-sided {kind} of delta_m over metrics against "
-        f"{comparison.labels[comparison.reference]}, corrected for {rows} tested. Within noise "
+        f"{comparison.labels[comparison.reference]}, corrected for {rows} tested."
+        f"{some if len(known) < len(comparison.tests) else ''} Within noise "
         "of the best: the same tests against the best row give p >= .05."
     )
     if paired and min(paired) <= 5:
@@ -174,6 +186,9 @@ def _notes(comparison: Comparison) -> Iterator[str]:
     for why, rows in reasons.items():
         who = "" if len(rows) == len(groups) else f" for {names(rows)}"
         yield f"delta_m is n/a{who}: {why}."
+    wanted = comparison.options.reference
+    if wanted and all(math.isnan(test.adjusted) for test in comparison.tests.values()):
+        yield f"Nothing is tested against {wanted}: that takes a delta_m and two seeds of both."
     yield from missing_notes(comparison.statistics, labels)
     yield from protocol_notes(groups, labels)
     yield from early_notes(groups, labels)

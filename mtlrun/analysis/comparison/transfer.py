@@ -23,7 +23,7 @@ SURE = (
     "t). ▼ the task loses, ▲ it gains: the interval, which is not corrected for the number of "
     "tasks and methods, leaves 0 out."
 )
-UNSURE = "; too few seeds to say more."
+UNSURE = "; without intervals, which take two seeds of each and changes that scatter."
 
 
 def transfers(

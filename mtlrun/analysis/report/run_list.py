@@ -9,7 +9,7 @@ from typing import Any
 from mtlrun.analysis.comparison.notes import said_by
 from mtlrun.analysis.comparison.table import Table
 from mtlrun.analysis.report.marks import method_cell, row_labels, text_mark
-from mtlrun.analysis.report.markup import Markup, element, shortened
+from mtlrun.analysis.report.markup import Markup, element
 from mtlrun.analysis.runs import CONFIG, RESULT, Run, UnfinishedRun
 from mtlrun.tracking.status import read_status
 
@@ -149,11 +149,6 @@ def _last_error(run: UnfinishedRun) -> str:
         if " INFO " in lines[at] or " WARNING " in lines[at]:
             return ""
     return ""
-
-
-def _name(run: UnfinishedRun) -> str:
-    """Dataset, method and seed; the folder's column has what is left out."""
-    return shortened(f"{run.dataset}: {run.name}", 70)
 
 
 def unfinished_table(runs: Sequence[UnfinishedRun]) -> Markup:

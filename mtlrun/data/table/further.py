@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtlrun.data.table.columns import input_roles
+from mtlrun.data.base import NewInputs, TensorSource
+from mtlrun.data.table.columns import input_roles, numbers_of
 from mtlrun.data.table.inputs import encoded
-from mtlrun.data.table.reading import Array, Bools, Paths, Sheet, read_sheet
+from mtlrun.data.table.reading import ABSENT, Array, Bools, Paths, Sheet, read_sheet
+from mtlrun.data.unknown import unknown_categories
 from mtlrun.errors import UserError
 
 SAME = 1e-4
@@ -42,7 +44,7 @@ class Recipe:
     training: Bools
     task_column: str | None
 
-    def encode(self, file: Path, stream: str, own: Tensor) -> tuple[Tensor, list[int]]:
+    def encode(self, file: Path, stream: str, own: Tensor) -> NewInputs:
         """The rows of a file.
 
         Args:
@@ -51,7 +53,8 @@ class Recipe:
             own: the stream's training inputs, float32 [rows, columns].
 
         Returns:
-            inputs, float32 [N, columns], and the number of each row in the file, from 1.
+            inputs, float32 [N, columns]; the number of each row in the file, from 1; and a remark
+            on each column with categories that no training row has.
 
         Raises:
             UserError: the file is no such table, or is written in another way.
@@ -64,6 +67,7 @@ class Recipe:
                 raise UserError(f"{self.path} has changed while it was used.")
             training = np.append(self.training, np.zeros(int(new.sum()), dtype=bool))
             columns = [column for column in sheet.columns if column in self.kinds]
+            self._check_numbers(sheet, new)
             roles = input_roles(sheet, columns, self.kinds, training)
         except UserError as error:
             raise UserError(f"{file} cannot be read beside the training table: {error}") from error
@@ -80,7 +84,29 @@ class Recipe:
         if not len(rows):
             where = f" with {self.task_column}={stream}" if self.task_column else ""
             raise UserError(f"{file} has no rows{where}.")
-        return values[torch.from_numpy(rows)], (sheet.record_of[rows] + 1).tolist()
+        remarks: list[str] = []
+        for column in roles.categorical:
+            levels = sheet.levels(column)
+            seen = levels.codes[training]
+            remarks += unknown_categories(file, column, levels.codes[rows], seen, levels.names)
+        source = TensorSource(values[torch.from_numpy(rows)], {})
+        return NewInputs(source, (sheet.record_of[rows] + 1).tolist(), remarks)
+
+    def _check_numbers(self, sheet: Sheet, new: Bools) -> None:
+        """Refuse numbers and dates that are written in another way than the table's own."""
+        for column, kind in self.kinds.items():
+            if kind != "numeric" or numbers_of(sheet, column)[0] is not None:
+                continue
+            levels = sheet.levels(column)
+            there = levels.codes != ABSENT
+            row = levels.first_text()
+            if row is None or not new[row]:
+                row = int((there & new).argmax())
+            example = levels.at(int((there & ~new).argmax()))
+            raise UserError(
+                f"{sheet.place(row, column)}: '{levels.at(row)}' is not written as there "
+                f"('{example}')."
+            )
 
     def _rows_of(self, sheet: Sheet, wanted: Bools, stream: str) -> Array:
         """The numbers of the rows wanted that are of the stream."""

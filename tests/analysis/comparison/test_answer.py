@@ -1,30 +1,29 @@
-"""The finding of a comparison, the tests behind it, transfer and ranking."""
+"""The finding of a comparison in words."""
 
-import math
 import statistics
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from scipy import stats
+from seeded_runs import (
+    ALONE,
+    EQUAL,
+    GRADNORM,
+    MGDA,
+    SINGLE_TASK,
+    deltas,
+    report_of,
+    row_of,
+    table_of,
+    write_seeds,
+)
 
-from mtlrun.analysis.comparison.blocks import ranking_text
-from mtlrun.analysis.comparison.compare import compare
-from mtlrun.analysis.comparison.measured import Options
 from mtlrun.analysis.comparison.significance import p_text
-from mtlrun.analysis.comparison.table import Report, Row, Table
 from mtlrun.analysis.comparison.transfer import transfer_block
-from mtlrun.analysis.runs import find_runs
 
 if TYPE_CHECKING:
     from conftest import WriteRun
-
-SINGLE_TASK = "equal,architecture=single_task"
-ALONE = (0.800, 0.805, 0.795, 0.802)
-EQUAL = (0.818, 0.826, 0.811, 0.823)
-GRADNORM = (0.830, 0.833, 0.824, 0.834)
-MGDA = (0.700, 0.703, 0.694, 0.699)
 
 
 @pytest.fixture
@@ -32,82 +31,85 @@ def outputs(tmp_path: Path) -> Path:
     return tmp_path / "outputs"
 
 
-def report_of(folder: Path, **options: Any) -> Report:
-    return compare(find_runs([folder]), options=Options(**options))
+@pytest.mark.parametrize("seeds", [3, 4])
+def test_few_seeds_and_the_level_are_told(write_run: "WriteRun", outputs: Path, seeds: int) -> None:
+    differences = {3: (0.01, 0.02, 0.03), 4: (0.0, 0.02, 0.02, 0.04)}[seeds]
+    p = stats.ttest_1samp(differences, 0).pvalue
+    assert 0.05 < p < 0.1
+    write_seeds(write_run, "equal", [0.8] * seeds)
+    write_seeds(write_run, SINGLE_TASK, [0.5] * seeds)
+    write_seeds(write_run, "mgda", [0.8 + difference for difference in differences])
+    answer = " ".join(table_of(outputs).answer)
+    assert f"equal ({p_text(p)}) is within noise of it." in answer
+    assert ("3 seeds tell little" in answer) == (seeds == 3)
 
 
-def table_of(folder: Path, **options: Any) -> Table:
-    (table,) = report_of(folder, **options).tables
-    return table
-
-
-def row_of(table: Table, label: str) -> Row:
-    (row,) = (row for row in table.rows if row.label == label)
-    return row
-
-
-def write_seeds(
-    write_run: "WriteRun", method: str, values: Sequence[float], start: int = 0, **options: Any
+def test_the_same_difference_each_time_is_told_as_such(
+    write_run: "WriteRun", outputs: Path
 ) -> None:
-    for seed, value in enumerate(values, start=start):
-        write_run(method, {"digit": {"accuracy": value}}, seed=seed, **options)
-
-
-def deltas(values: Sequence[float]) -> list[float]:
-    baseline = sum(ALONE) / len(ALONE)
-    return [100 * (value - baseline) / baseline for value in values]
-
-
-def test_rows_are_tested_by_seed_and_corrected(write_run: "WriteRun", outputs: Path) -> None:
-    for method, values in ((SINGLE_TASK, ALONE), ("equal", EQUAL), ("gradnorm", GRADNORM)):
+    for method, values in ((SINGLE_TASK, (0.5, 0.75)), ("equal", (0.625, 0.875)), ("mgda", ALONE)):
         write_seeds(write_run, method, values)
-    table = table_of(outputs)
-    assert table.reference == "equal"
-    p = {
-        label: stats.ttest_rel(values, EQUAL).pvalue
-        for label, values in ((SINGLE_TASK, ALONE), ("gradnorm", GRADNORM))
-    }
-    smaller, larger = sorted(p.values())
-    holm = {smaller: 2 * smaller, larger: max(2 * smaller, larger)}
-    for label, value in p.items():
-        test = row_of(table, label).test
-        assert test is not None
-        assert test.p == pytest.approx(value)
-        assert test.adjusted == pytest.approx(holm[value])
-        assert (test.against, test.pairs) == ("equal", 4)
-    test = row_of(table, "gradnorm").test
-    assert test is not None
-    difference = [a - b for a, b in zip(deltas(GRADNORM), deltas(EQUAL), strict=True)]
-    assert test.difference == pytest.approx(sum(difference) / 4)
-    assert row_of(table, "equal").test is None
-    at = [column.key for column in table.columns].index("p_Holm")
-    assert row_of(table, "gradnorm").cells[at].mean == test.adjusted
-    assert "corrected for the 2 rows tested" in table.caption[2]
-    # t(0.975, 3) / sqrt(4)
-    assert "1.6 times the standard deviation" in table.caption[3]
+    write_seeds(write_run, "famo", (0.5625, 0.8125))
+    answer = " ".join(table_of(outputs).answer)
+    assert "mgda is best" in answer
+    write_seeds(write_run, "dwa", (0.9375, 1.1875))  # above all others by the same for each seed
+    answer = " ".join(table_of(outputs).answer)
+    assert "noise is not known: single-task training differs by the same each time." in answer
+    assert "equal and famo differ from it by the same each time, which no test can judge." in answer
+    assert "too few" not in answer
 
 
-def test_without_shared_seeds_welchs_test_is_made(write_run: "WriteRun", outputs: Path) -> None:
+def test_means_that_further_seeds_turn_around_are_not_called_worse(
+    write_run: "WriteRun", outputs: Path
+) -> None:
     write_seeds(write_run, SINGLE_TASK, ALONE)
-    write_seeds(write_run, "equal", EQUAL)
-    write_seeds(write_run, "mgda", MGDA[:3], start=4)
-    test = row_of(table_of(outputs, reference="mgda"), "equal").test
-    assert test is not None
-    assert test.pairs == 0
-    assert test.p == pytest.approx(stats.ttest_ind(EQUAL, MGDA[:3], equal_var=False).pvalue)
+    write_seeds(write_run, "equal", (0.72, 0.7301, 0.711))
+    write_seeds(write_run, "mgda", (0.70, 0.71, 0.6915))
+    write_seeds(write_run, "mgda", (0.99, 0.99, 0.99), start=10)
+    answer = table_of(outputs).answer
+    assert answer[0].startswith("On digits, mgda is best by delta_m over metrics, +")
+    both = "over the 3 seeds that both have"
+    assert answer[1] == f"Seed by seed, it is worse than single-task training (p < .001 {both})."
+    assert answer[2] == f"Seed by seed, equal (p < .001 {both}) is better than it."
 
 
-def test_a_difference_without_scatter_has_no_p_value(write_run: "WriteRun", outputs: Path) -> None:
-    write_seeds(write_run, SINGLE_TASK, (0.8, 0.8))
-    write_seeds(write_run, "equal", (0.9, 0.8))
-    write_seeds(write_run, "mgda", (0.8, 0.7))
-    write_seeds(write_run, "pcgrad", (0.9, 0.8))
-    table = table_of(outputs)
-    same, other = (row_of(table, label).test for label in ("pcgrad", "mgda"))
-    assert same is not None
-    assert other is not None
-    assert same.p == 1
-    assert math.isnan(other.p)
+def test_what_has_no_delta_m_is_named(write_run: "WriteRun", outputs: Path) -> None:
+    for method, value in ((SINGLE_TASK, 0.8), ("equal", 0.8), ("mgda", 0.7)):
+        write_run(method, {"digit": {"accuracy": value}})
+    write_run("famo", {"digit": {"accuracy": None}})
+    write_run("dwa", {"digit": {"accuracy": None}})
+    answer = table_of(outputs).answer
+    assert answer[0].startswith("No method beats single-task training on digits: ")
+    assert "metrics is equal, 0.00 % over 1 seed" in answer[0]
+    assert answer[-1] == "dwa and famo have no delta_m, see the notes, and are not judged here."
+
+
+def test_a_single_method_is_no_best_one(write_run: "WriteRun", outputs: Path) -> None:
+    write_run(SINGLE_TASK, {"digit": {"accuracy": 0.8}})
+    for seed, value in enumerate((0.9, 0.94)):
+        write_run("equal", {"digit": {"accuracy": value}}, seed=seed)
+    table = table_of(outputs, reference="equal")
+    assert table.answer == (
+        "On digits, equal has a delta_m over metrics of +15.00 % ± 3.54 against single-task "
+        "training, over 2 seeds.",
+        "Whether that is more than noise is not known: single-task training was run with one seed.",
+    )
+    assert table.caption[1].startswith("delta_m: relative change of the metric, in percent")
+    assert "Nothing is tested against equal: that takes a delta_m and two seeds of both." in (
+        table.notes
+    )
+    block = transfer_block(table)
+    assert block is not None
+    assert block.caption[0].endswith(
+        "without intervals, which take two seeds of each and changes that scatter."
+    )
+
+
+def test_a_baseline_without_a_delta_m_of_its_own(write_run: "WriteRun", outputs: Path) -> None:
+    write_run(SINGLE_TASK, {"digit": {"accuracy": 0.8}, "ink": {"r2": 0.0}})
+    write_run("equal", {"digit": {"accuracy": 0.9}})
+    answer = table_of(outputs, pool=True).answer
+    assert answer[0].startswith("On digits, equal has a delta_m over metrics of +12.50 %")
 
 
 def test_the_finding_says_what_is_best_and_what_is_noise(
@@ -131,8 +133,8 @@ def test_the_finding_says_what_is_best_and_what_is_noise(
     assert f"equal ({p_text(largest)}) is within noise of it." in answer
     assert "mgda (p < .001) is worse." in answer
     assert answer.endswith(
-        "Of 3 changes of a task against single-task training 1 is a loss by its 95 % interval: "
-        "digit under mgda."
+        "Of 3 changes of a task against single-task training 1 is a loss by its 95 % interval, "
+        "where chance alone gives 0.075: digit under mgda."
     )
 
 
@@ -181,69 +183,25 @@ def test_without_single_task_runs_the_finding_says_so(write_run: "WriteRun", out
     )
 
 
-def test_transfer_is_the_change_of_each_task_with_its_interval(
-    write_run: "WriteRun", outputs: Path
-) -> None:
-    write_seeds(write_run, SINGLE_TASK, (0.8, 0.8, 0.8), start=10)  # other seeds, no scatter
-    write_seeds(write_run, "equal", (0.84, 0.86, 0.82))
-    table = table_of(outputs)
-    (transfer,) = row_of(table, "equal").transfer
-    changes = [5.0, 7.5, 2.5]
-    reach = stats.t.ppf(0.975, 2) * 2.5 / math.sqrt(3)
-    assert transfer.change == pytest.approx(5)
-    assert (transfer.low, transfer.high) == pytest.approx((5 - reach, 5 + reach))
-    assert sum(changes) / 3 == pytest.approx(transfer.change)
-    assert row_of(table, SINGLE_TASK).transfer == ()
-    block = transfer_block(table)
-    assert block is not None
-    assert [row.label for row in block.rows] == ["equal"]
+def test_few_of_many_losing_tasks_are_named(write_run: "WriteRun", outputs: Path) -> None:
+    names = [f"t{number}" for number in range(8)]
+    for seed, (alone, other) in enumerate(((0.8, 0.7), (0.81, 0.705), (0.79, 0.69))):
+        write_run(SINGLE_TASK, {name: {"accuracy": alone} for name in names}, seed=seed)
+        write_run("mgda", {name: {"accuracy": other} for name in names}, seed=seed)
+        write_run("equal", {name: {"accuracy": alone} for name in names}, seed=seed)
+    answer = table_of(outputs).answer[-1]
+    assert answer == (
+        "Of 16 changes of a task against single-task training 8 are losses by their 95 % interval, "
+        "where chance alone gives 0.4: t0 under mgda; t1 under mgda; t2 under mgda; t3 under mgda; "
+        "t4 under mgda; 3 more tasks."
+    )
 
 
-def test_losing_tasks_are_marked_by_a_sign(write_run: "WriteRun", outputs: Path) -> None:
-    write_seeds(write_run, SINGLE_TASK, ALONE)
-    write_seeds(write_run, "equal", GRADNORM)
-    write_seeds(write_run, "mgda", MGDA)
-    block = transfer_block(table_of(outputs))
-    assert block is not None
-    assert {row.label: row.cells[0].mark for row in block.rows} == {"equal": "▲", "mgda": "▼"}
-
-
-def test_ranking_is_over_the_headlines_of_tasks_and_seeds(
-    write_run: "WriteRun", outputs: Path
-) -> None:
-    values = {
-        "equal": [(0.9, 3.0), (0.8, 2.7), (0.85, 2.6)],
-        "mgda": [(0.8, 2.0), (0.7, 2.5), (0.86, 2.5)],
-        "pcgrad": [(0.7, 4.0), (0.6, 5.0), (0.5, 4.0)],
-    }
-    for method, seeds in values.items():
-        for seed, (accuracy, error) in enumerate(seeds):
-            folder = write_run(
-                method, {"a": {"f1": 0.1, "accuracy": accuracy}, "b": {"mse": error}}, seed=seed
-            )
-            text = (folder / "result.json").read_text()
-            (folder / "result.json").write_text(
-                text.replace('"a": {', '"a": {"headline": "accuracy", ')
-            )
-    write_run("dwa", {"a": {"f1": 0.1, "accuracy": 0.9}, "b": {"mse": 1}})  # one seed only
-    ranking = table_of(outputs).ranking
-    assert ranking is not None
-    assert ranking.labels == ("mgda", "equal", "pcgrad")
-    assert ranking.ranks == pytest.approx((8 / 6, 10 / 6, 3))
-    assert ranking.blocks == 6
-    scores = [[a for a, _ in seeds] + [-b for _, b in seeds] for seeds in values.values()]
-    assert ranking.p == pytest.approx(stats.friedmanchisquare(*scores).pvalue)
-    assert "not independent" in ranking.of
-    assert "mgda 1.33, equal 1.67, pcgrad 3.00" in ranking_text(ranking)
-
-
-def test_few_methods_or_blocks_are_not_ranked(write_run: "WriteRun", outputs: Path) -> None:
-    for method in ("equal", "mgda", "pcgrad"):
-        write_seeds(write_run, method, MGDA[:3])
-    assert table_of(outputs).ranking is None
+def test_equal_mean_ranks_are_shared(write_run: "WriteRun", outputs: Path) -> None:
     for method in ("equal", "mgda"):
-        write_seeds(write_run, method, MGDA, study="two")
-    assert table_of(outputs / "two").ranking is None
+        write_run(method, {"digit": {"accuracy": 0.8}})
+    answer = table_of(outputs).answer
+    assert answer[1] == "equal and mgda share the best mean rank over the metric, 1.5 of 2."
 
 
 def test_methods_of_several_datasets_are_ranked_over_them(
@@ -269,4 +227,11 @@ def test_p_values_are_written_as_in_the_field() -> None:
         "p = .012",
         "p = .4",
         "p = 1",
+    ]
+    # The level is 0.05: what is below it must not read as if it were not.
+    assert [p_text(p) for p in (0.0496, 0.04999, 0.05, 0.0504)] == [
+        "p = .0496",
+        "p = .04999",
+        "p = .05",
+        "p = .05",
     ]

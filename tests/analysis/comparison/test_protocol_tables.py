@@ -69,6 +69,49 @@ def test_what_has_no_effect_on_figures_makes_no_row(write_run: "WriteRun", outpu
     assert any(row.differs == {"engine.clip_norm": "1.0"} for row in table.rows)
 
 
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("gradients", ({"at": "parameters"}, {"at": "representation"})),
+        ("engine", ({"amp": "none"}, {"amp": "bf16"})),
+        ("engine", ({"accumulate": 1}, {"accumulate": 2})),
+        ("sampler", ({"_target_": "x.Joint"}, {"_target_": "x.Joint", "epoch": "shortest"})),
+        ("model", ({"init_from": None}, {"init_from": "outputs/a/seed=0"})),
+        ("model", ({"init_from": "outputs/a/seed=0"}, {"init_from": "outputs/b/seed=0"})),
+        ("model", ({"freeze": []}, {"freeze": ["backbone"]})),
+        ("weighting", ({"alpha": 0.5}, {"alpha": 1.5})),
+        ("backbone", ({"hidden": [64, 128]}, {"hidden": [128, 64]})),
+        ("batch_size", (64, 128)),
+    ],
+)
+def test_what_may_change_figures_is_never_averaged_over(
+    write_run: "WriteRun", outputs: Path, key: str, values: tuple[Any, Any]
+) -> None:
+    for seed, value in enumerate(values):
+        write_run("equal", accuracy(0.8), seed=seed, config={key: value})
+    assert [row.seeds for row in report_of(outputs).tables[0].rows] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("engine", ({"device": "cpu", "workers": 0}, {"device": "cuda", "workers": 4})),
+        ("engine", ({"log_every": 1, "keep_data_on_device": True}, {"log_every": 20})),
+        ("gradients", ({"memory_gb": 1.0}, {"memory_gb": 4.0})),
+        ("tracking", ({"images": 0, "baseline": None}, {"images": 4, "baseline": "outputs/a"})),
+        ("objective", ("delta_m", "digit/accuracy")),
+        ("outputs", ("outputs", "/elsewhere")),
+        ("tasks", (None, ["digit", "ink"])),
+    ],
+)
+def test_what_changes_no_figure_splits_no_row(
+    write_run: "WriteRun", outputs: Path, key: str, values: tuple[Any, Any]
+) -> None:
+    for seed, value in enumerate(values):
+        write_run("equal", accuracy(0.8), seed=seed, config={key: value})
+    assert [row.seeds for row in report_of(outputs).tables[0].rows] == [2]
+
+
 def test_settings_without_effect_are_those_of_the_run_folder_and_more() -> None:
     assert set(WITHOUT_EFFECT) <= set(settings.WITHOUT_EFFECT)
 

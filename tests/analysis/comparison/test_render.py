@@ -145,6 +145,26 @@ def test_latex_escapes_what_is_special() -> None:
     )
 
 
+def test_names_cannot_break_out_of_markdown_and_latex() -> None:
+    name = "a|b\n<img>*c*"
+    row = Row("default", name, name, 1, "", (Cell(0.5),))
+    table = Table("digits", (Column(name, "m|e", "lower", 1),), (row,), (), (f"{name}: new.",))
+    report = Report(
+        (replace(table, answer=(f"{name} is best.",)),), notes=(f"{name} is left out.",)
+    )
+    lines = to_markdown(report).splitlines()
+    escaped = r"a|b \<img>\*c\*"
+    assert f"{escaped} is best." in lines
+    assert f"- {escaped}: new." in lines
+    in_a_cell = escaped.replace("|", r"\|")
+    assert f"| method | seeds | {in_a_cell} m\\|e ↓ |" in lines
+    assert f"| {in_a_cell} | 1 | 0.5 |" in lines
+    lines = to_latex(report).splitlines()
+    assert "% a|b <img>*c* is best." in lines
+    assert "% a|b <img>*c* is left out." in lines
+    assert not any(line.startswith("<img>") for line in lines)
+
+
 def test_the_console_sets_the_best_in_bold() -> None:
     text = printed(REPORT, width=120, force_terminal=True, color_system="standard")
     bold = re.findall(r"\x1b\[1m([-+0-9.]+)\x1b\[0m", text)

@@ -32,6 +32,23 @@ def test_seeds_are_averaged_where_all_have_steps() -> None:
     assert over_seeds([]).seeds == 0
 
 
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("", []),
+        ("epoch,st", []),  # the file is being written
+        ("\x00\x00,\x00\n\x00", []),
+        ("step,epoch,task,loss\n1,1,a,0.5\n2,1,a,oops\nx,1,a,0.7\n3,1,a,0.4\n4,1", [0.5, 0.4]),
+    ],
+)
+def test_damaged_tables_give_what_can_be_read(
+    tmp_path: Path, text: str, values: list[float]
+) -> None:
+    (tmp_path / "losses.csv").write_text(text)
+    curves = loss_curves(tmp_path, "loss")
+    assert [value for curve in curves.values() for value in curve.finite().values] == values
+
+
 def test_smoothing_is_a_centred_mean() -> None:
     steps = np.arange(0.0, 100, 10)
     line = smoothed(Curve(steps, 3 * steps + 1), 40)
