@@ -85,7 +85,7 @@ def axes(overrides: Iterable[Override]) -> list[Axis]:
     """An axis for each key, in order; of a key given twice the last one.
 
     Raises:
-        HydraException: an interval, which is for sweepers that search.
+        HydraException: an interval, which is for sweepers that search, or no value at all.
     """
     found: dict[str, Axis] = {}
     for override in overrides:
@@ -98,13 +98,29 @@ def axes(overrides: Iterable[Override]) -> list[Axis]:
                     f"{override.input_line}: an interval has no end of values. Give a list, or add "
                     "hydra/sweeper=optuna to search in it"
                 )
-            values = tuple(f"{key}={value}" for value in override.sweep_string_iterator())
+            values = discrete(override)
         elif override.is_delete():
             values = (str(override.input_line),)
         else:
             values = (f"{key}={override.get_value_element_as_str()}",)
         found[key_of(key)] = Axis(key, values)
     return list(found.values())
+
+
+def discrete(override: Override) -> tuple[str, ...]:
+    """``key=value`` for each value of a list, range or glob.
+
+    Raises:
+        HydraException: there is none.
+    """
+    key = override.get_key_element()
+    try:
+        values = tuple(f"{key}={value}" for value in override.sweep_string_iterator())
+    except ValueError:  # of a range that goes nowhere
+        values = ()
+    if not values:
+        raise HydraException(f"{override.input_line}: there is no value in it")
+    return values
 
 
 def as_typed(key: str, value: Any) -> str:

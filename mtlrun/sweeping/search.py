@@ -11,10 +11,11 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from omegaconf import OmegaConf
 
 from mtlrun.analysis.objective import DELTA_M, objective_value
 from mtlrun.errors import UserError
-from mtlrun.sweeping.jobs import Axis, Job, axes, expand, key_of
+from mtlrun.sweeping.jobs import Axis, Job, axes, discrete, expand, key_of
 from mtlrun.sweeping.study import Study
 from mtlrun.sweeping.sweeper import Failure, JobSweeper, SweepError, at_least_one
 from mtlrun.sweeping.watch import Watch
@@ -52,6 +53,12 @@ class Searched:
         number = trial.suggest_float(self.key, self.low, self.high, log=self.logarithmic)
         return f"{self.key}={number}"
 
+    def __str__(self) -> str:
+        if self.values:
+            return f"{self.key}={','.join(self.values)}"
+        kind = f"{'log ' if self.logarithmic else ''}{'whole ' if self.whole else ''}"
+        return f"{self.key} {kind}from {self.low} to {self.high} by {self.step}"
+
     @property
     def ends(self) -> tuple[str, ...]:
         """Overrides that must work for all of them to work."""
@@ -64,17 +71,24 @@ def searched(override: Override) -> Searched:
     """What a sweep on the command line asks to search: a choice, a range or an interval.
 
     Raises:
-        UserError: an interval without room, or a range without numbers.
+        UserError: an interval without room, a range without numbers, or a tag of no meaning here.
+        HydraException: there is no value.
     """
     key = override.get_key_element()
     value = override.value()
+    for tag in getattr(value, "tags", ()):
+        if tag != "log" or not isinstance(value, IntervalSweep):
+            raise UserError(
+                f"{override.input_line}: the tag {tag} says nothing here. Only log does, of an "
+                "interval: tag(log,interval(1e-4,1e-1)), or tag(log,int(interval(1,100)))."
+            )
     if isinstance(value, RangeSweep) and isinstance(numbers := value.range(), range):
         numbers = numbers if numbers.step > 0 else numbers[::-1]
         if not numbers:
             raise UserError(f"{override.input_line}: there is no number in this range.")
         return Searched(key, (), numbers[0], numbers[-1], whole=True, step=numbers.step)
     if not isinstance(value, IntervalSweep):
-        return Searched(key, tuple(override.sweep_string_iterator()))
+        return Searched(key, tuple(text.partition("=")[2] for text in discrete(override)))
     assert value.start is not None
     assert value.end is not None
     logarithmic = "log" in value.tags
@@ -138,14 +152,20 @@ class SearchSweeper(JobSweeper):
         self._refuse(space)
         fixed = axes(override for override in overrides if override not in swept)
         self._check_ends(space, fixed)
-        folder = Path(self.folder) if self.folder else self._folder(fixed, space)
+        settings = self._settings(fixed, space)
+        folder = Path(self.folder) if self.folder else self._folder(settings, space)
         with locked(folder), self.watched([], told=self._told) as watch:
             alone = self._baselines(fixed, watch)
             # Its own value tells whether there is such an objective, and figures to divide by.
             for baseline in set(alone.values()):
                 objective_value(self.config.objective, baseline, baseline)
             study = Study(
-                folder, self.config.objective, next(iter(alone.values())), self.sampler, self.seed
+                folder,
+                self.config.objective,
+                next(iter(alone.values())),
+                self.sampler,
+                self.seed,
+                settings,
             )
             while (left := self.trials - study.tried) > 0:
                 self._try(study, space, fixed, alone, min(left, self.at_once), watch)
@@ -173,11 +193,21 @@ class SearchSweeper(JobSweeper):
             chosen = [*first[:at], Axis(setting.key, setting.ends), *first[at + 1 :]]
             self.composed(expand([], [*fixed, *chosen], []))
 
-    def _folder(self, fixed: Sequence[Axis], space: Sequence[Searched]) -> Path:
-        """The study's folder: another one for other settings, the same for more trials."""
+    def _settings(self, fixed: Sequence[Axis], space: Sequence[Searched]) -> str:
+        """What makes trials comparable: all but how many there are, and where they run."""
         words = sorted(text for axis in fixed for text in axis.overrides)
-        text = " ".join([*words, *sorted(map(repr, space)), self.config.objective])
-        digest = blake2b(text.encode(), digest_size=4).hexdigest()
+        against = self.config.tracking.baseline or " ".join(self.baseline)
+        chosen = OmegaConf.select(self.config, "hydra.runtime.choices.sweep")
+        ends = [
+            self.config.objective,
+            f"against {against}",
+            *([f"sweep={chosen}"] if chosen else []),
+        ]
+        return ", ".join([*words, *sorted(map(str, space)), *ends])
+
+    def _folder(self, settings: str, space: Sequence[Searched]) -> Path:
+        """The study's folder: another one for other settings, the same for more trials."""
+        digest = blake2b(settings.encode(), digest_size=4).hexdigest()
         names = "-".join(setting.key.lstrip("+").replace(".", "_") for setting in space)
         return Path(str(self.config.hydra.sweep.dir)) / "optuna" / f"{names[:100]}-{digest}"
 

@@ -24,6 +24,10 @@ LOST = "lost"
 """Attribute of a trial whose command was killed; it is tried again."""
 
 
+SETTINGS = "settings"
+"""Attribute of a study: what makes its trials comparable."""
+
+
 class Study:
     """The trials of a search, in a folder that only one process works in.
 
@@ -33,13 +37,23 @@ class Study:
         example: a finished run, which tells the objective's direction.
         sampler: one of :data:`SAMPLERS`.
         seed: of the sampler.
+        settings: what makes trials comparable.
+
+    Raises:
+        UserError: the folder holds a study with other settings.
 
     Attributes:
         table: the file with a row for each trial.
     """
 
     def __init__(
-        self, folder: Path, objective: str, example: Path, sampler: str, seed: int
+        self,
+        folder: Path,
+        objective: str,
+        example: Path,
+        sampler: str,
+        seed: int,
+        settings: str,
     ) -> None:
         self.table = folder / "trials.csv"
         self._optuna = self.check(sampler)
@@ -58,6 +72,13 @@ class Study:
             self._study.sampler = getattr(self._optuna.samplers, SAMPLERS[sampler])(
                 seed=seed + len(self._study.trials)
             )
+        held = self._study.user_attrs.get(SETTINGS)
+        if held not in (None, settings):
+            raise UserError(
+                f"{folder} holds a search with other settings ({held}) than this one ({settings}). "
+                "Give this one another folder with hydra.sweeper.study, or leave that out."
+            )
+        self._study.set_user_attr(SETTINGS, settings)
         self._try_lost_ones_again()
 
     @staticmethod

@@ -200,7 +200,7 @@ class _Losses:
             epoch = status.epoch if status else 0
             got_on = epoch > self._epochs.get(job.folder, 0)
             self._times[job.folder] = 1 if got_on else self._times[job.folder] + 1
-            self._epochs[job.folder] = epoch
+            self._epochs[job.folder] = max(epoch, self._epochs.get(job.folder, 0))
             if together:
                 self._together.add(job.folder)
 

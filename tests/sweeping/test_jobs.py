@@ -36,6 +36,12 @@ def written(jobs: list[Job]) -> list[str]:
 # -- axes ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("text", ["seed=range(0)", "seed=range(3,1)", "seed=range(1.0,0.0,0.5)"])
+def test_no_value_is_a_slip(text: str) -> None:
+    with pytest.raises(HydraException, match=r"seed=range.*: there is no value in it"):
+        typed(text)
+
+
 @pytest.mark.parametrize(
     ("argument", "overrides"),
     [

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from sweep_folders import FakeLauncher, done, failed, write_run
 
@@ -51,11 +52,18 @@ def test_what_a_sweep_on_the_command_line_searches(text: str, expected: Searched
         ("x=interval(3,0)", "an interval needs low < high."),
         ("x=tag(log,interval(0,1))", "an interval needs 0 < low < high within tag"),
         ("x=range(3,3)", "there is no number in this range."),
+        ("x=tag(log,range(1,100))", "the tag log says nothing here."),
+        ("x=tag(logg,interval(1,3))", "the tag logg says nothing here."),
     ],
 )
 def test_what_leaves_nothing_to_search(text: str, message: str) -> None:
     with pytest.raises(UserError, match=re.escape(f"{text}: {message}")):
         parsed(text)
+
+
+def test_a_range_of_no_numbers_is_no_interval() -> None:
+    with pytest.raises(HydraException, match="there is no value in it"):
+        parsed("x=range(1.0,0.0,0.5)")
 
 
 # -- whole searches --------------------------------------------------------------------------------
@@ -186,6 +194,16 @@ def test_the_same_command_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[
     other = Search(tmp_path, trials=1)  # of another interval there are no trials yet
     other.sweep([SPACE[0], "weighting.alpha=interval(0,5)"])
     assert len(other.fake.asked) == 1
+
+
+def test_a_study_is_of_one_objective_and_one_space(tmp_path: Path) -> None:
+    folder = str(tmp_path / "study")
+    Search(tmp_path, trials=2, study=folder, objective="a/rmse").sweep(SPACE)
+    for other, space in (("a/accuracy", SPACE), ("a/rmse", ["weighting.alpha=0.5,1.9"])):
+        again = Search(tmp_path, trials=4, study=folder, objective=other)
+        with pytest.raises(UserError, match="holds a search with other settings"):
+            again.sweep(space)
+        assert again.fake.asked == []
 
 
 def test_trials_of_a_command_that_was_killed_are_tried_again(tmp_path: Path) -> None:

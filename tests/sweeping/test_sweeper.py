@@ -107,6 +107,19 @@ def test_getting_on_does_not_count_as_an_attempt(tmp_path: Path, finish: Any) ->
     assert len(sweeper.fake.asked) == 5
 
 
+def test_coming_back_to_an_epoch_is_no_getting_on(tmp_path: Path) -> None:
+    """Lost while it trains, and then before it has begun, again and again."""
+    epochs = iter([2, 0] * 10)
+
+    def lose(jobs: list[str]) -> Sequence[Any]:
+        write_status(tmp_path / "a", "running", next(epochs))
+        return [None]
+
+    sweeper = Sweeper(tmp_path, "a", lose, attempts=3)
+    assert list(sweeper.sweep([])) == ["a"]
+    assert len(sweeper.fake.asked) == 3
+
+
 def test_a_launcher_that_gives_all_up_with_one_of_them(tmp_path: Path, finish: Any) -> None:
     """As joblib does: a kills whatever runs beside it, two at a time, which b did not deserve."""
 
