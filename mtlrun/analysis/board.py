@@ -22,7 +22,7 @@ from types import FrameType
 from urllib.parse import quote
 
 from mtlrun.analysis.comparison.compare import compare
-from mtlrun.analysis.comparison.table import Row, Table
+from mtlrun.analysis.comparison.table import DELTA_M, Row, Table
 from mtlrun.analysis.run_names import LinkTree
 from mtlrun.analysis.runs import FoundRuns, find_runs
 from mtlrun.errors import UserError
@@ -199,24 +199,17 @@ def best_runs(found: FoundRuns) -> list[Path]:
     """
     chosen: list[Row] = []
     for table in compare(found).tables if found.finished else ():
-        joint = [row for row in table.rows if not _single_task(row)]
+        joint = [row for row in table.rows if not row.single_task]
         known = [row for row in joint if math.isfinite(_delta_m(table, row))]
         ranked = sorted(known, key=partial(_delta_m, table), reverse=True)
         if len(ranked) > BEST:
-            chosen += [*ranked[:BEST], *(row for row in table.rows if _single_task(row))]
+            chosen += [*ranked[:BEST], *(row for row in table.rows if row.single_task)]
     return [run.folder.resolve() for row in chosen for run in row.runs]
 
 
 def _delta_m(table: Table, row: Row) -> float:
     """The row's mean relative change over metrics; NaN where there is none."""
-    for column, cell in zip(table.columns, row.cells, strict=True):
-        if column.key == "delta_m/over_metrics":
-            return cell.mean
-    return math.nan
-
-
-def _single_task(row: Row) -> bool:
-    return bool(row.runs) and all(run.single_task for run in row.runs)
+    return table.cell(row, DELTA_M).mean
 
 
 def _say(shown: Mapping[str, str], runs: int) -> None:

@@ -10,6 +10,9 @@ from mtlrun.analysis.runs import Run
 Better = Literal["higher", "lower"]
 Verdict = Literal["gains", "loses", "unclear"]
 
+DELTA_M = "delta_m/over_metrics"
+"""The key of the column that methods are ordered by."""
+
 
 @dataclass(frozen=True)
 class Column:
@@ -162,6 +165,11 @@ class Row:
     transfer: tuple[Transfer, ...] = ()
     test: PairedTest | None = None
 
+    @property
+    def single_task(self) -> bool:
+        """Whether its runs trained one model a task."""
+        return bool(self.runs) and self.runs[0].single_task
+
 
 @dataclass(frozen=True)
 class Table:
@@ -200,6 +208,17 @@ class Table:
     def studies(self) -> tuple[str, ...]:
         """The studies that its rows come from."""
         return tuple(dict.fromkeys(row.study for row in self.rows))
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the rows that differ from each other: with the study where there are several."""
+        several = len(self.studies) > 1
+        return tuple(f"{row.study}: {row.label}" if several else row.label for row in self.rows)
+
+    def cell(self, row: Row, key: str) -> Cell:
+        """The figure of one of its rows in the column of that key; empty where there is none."""
+        cells = zip(self.columns, row.cells, strict=True)
+        return next((cell for column, cell in cells if column.key == key), Cell())
 
 
 @dataclass(frozen=True)

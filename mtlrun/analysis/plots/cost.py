@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mtlrun.analysis.comparison.table import Cell
+from mtlrun.analysis.comparison.table import DELTA_M, Cell
 from mtlrun.analysis.plots.limits import Limits, robust_limits
 from mtlrun.analysis.plots.points import draw_point, point_handles
 from mtlrun.analysis.plots.style import (
@@ -18,7 +18,7 @@ from mtlrun.analysis.plots.style import (
     log_axis,
     panel_grid,
 )
-from mtlrun.analysis.plots.subject import DELTA_M, Method, NothingToDrawError, Picture, Subject
+from mtlrun.analysis.plots.subject import Method, NothingToDrawError, Picture, Subject
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -91,7 +91,7 @@ def _relative(
     cost_of: Callable[[Method], float],
     unit: str,
 ) -> Cost:
-    """A cost by that of the single-task baseline, whose own is named where there is one."""
+    """A cost by that of the baseline, whose own is named where there is one."""
     ratios, references = {}, set()
     for method in methods:
         baseline = subject.baseline_of(method)
@@ -101,7 +101,8 @@ def _relative(
             ratios[method] = ratio
             references.add(reference)
     of = f" ({with_prefix(references.pop(), unit)})" if len(references) == 1 else ""
-    return Cost(name, f"{name} relative to\nsingle-task{of}", ratios)
+    against = subject.against(methods).removesuffix(" training")
+    return Cost(name, f"{name} relative to\n{against}{of}", ratios)
 
 
 def with_prefix(value: float, unit: str) -> str:
@@ -165,8 +166,9 @@ def _caption(
 ) -> list[str]:
     intervals = any(subject.cell(method, DELTA_M).has_interval for method in methods)
     spread = "95 % interval" if intervals else "standard deviation"
+    against = subject.against(methods)
     sentences = [
-        "Mean relative change over all metrics against single-task training (positive is better) "
+        f"Mean relative change over all metrics against {against} (positive is better) "
         f"against cost; mean and {spread} over {subject.seeds(methods)}."
     ]
     for one in same:
@@ -174,7 +176,7 @@ def _caption(
         sentences.append(
             "All methods take about the same time."
             if one.name == SECONDS
-            else f"Joint training has {value:.3g} times the {one.name} of single-task training."
+            else f"Joint training has {value:.3g} times the {one.name} of {against}."
         )
     outside = [
         f"{method.name} ({subject.cell(method, DELTA_M).mean:+.1f} %)"

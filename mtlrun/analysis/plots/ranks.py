@@ -8,7 +8,7 @@ from mtlrun.analysis.comparison.blocks import LEAST_BLOCKS, LEAST_METHODS
 from mtlrun.analysis.comparison.significance import p_text
 from mtlrun.analysis.comparison.table import CriticalDifference
 from mtlrun.analysis.plots.style import COLUMN, LINE, NEUTRAL, PAGE, plain, text_width
-from mtlrun.analysis.plots.subject import Method, NothingToDrawError, Picture, Subject
+from mtlrun.analysis.plots.subject import NothingToDrawError, Picture, Subject
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -118,10 +118,7 @@ def clique_levels(cliques: Sequence[tuple[int, int]]) -> list[int]:
 
 def _names_and_colours(subject: Subject, labels: Sequence[str]) -> tuple[list[str], list[str]]:
     """How pictures call the ranked rows; grey lines for those that others draw in grey."""
-    known: dict[str, Method] = {}
-    for method in subject.methods:
-        known.setdefault(method.row.label, method)
-        known[f"{method.row.study}: {method.row.label}"] = method
+    known = dict(zip(subject.table.labels, subject.methods, strict=True))
     methods = [known.get(label) for label in labels]
     return (
         [m.name if m else plain(label) for m, label in zip(methods, labels, strict=True)],

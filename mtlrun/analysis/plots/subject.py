@@ -9,7 +9,8 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from mtlrun.analysis.comparison.figures import Which
-from mtlrun.analysis.comparison.table import Cell, Row, Table
+from mtlrun.analysis.comparison.notes import listing
+from mtlrun.analysis.comparison.table import DELTA_M, Cell, Row, Table
 from mtlrun.analysis.curves import Band, LossFigure, loss_curves, over_seeds, smoothed
 from mtlrun.analysis.plots.style import BASELINE, REST, LineStyle, line_style, plain
 from mtlrun.analysis.runs import RESULT, Run
@@ -26,8 +27,6 @@ BARELY_MORE = 8
 
 LONG_VALUE = 20
 """Letters in a setting's value beyond which names do without it if they can."""
-
-DELTA_M = "delta_m/over_metrics"
 
 
 class NothingToDrawError(Exception):
@@ -98,7 +97,7 @@ class Method:
     @property
     def single_task(self) -> bool:
         """Whether it is a baseline of one model a task."""
-        return bool(self.row.runs) and self.row.runs[0].single_task
+        return self.row.single_task
 
     @property
     def colour(self) -> str:
@@ -163,10 +162,7 @@ class Subject:
 
     def cell(self, method: Method, key: str) -> Cell:
         """The figure of a method in the column of that name."""
-        for column, cell in zip(self.table.columns, method.row.cells, strict=True):
-            if column.key == key:
-                return cell
-        return Cell()
+        return self.table.cell(method.row, key)
 
     def baseline_of(self, method: Method) -> Method | None:
         """The method that its delta_m is against."""
@@ -176,6 +172,13 @@ class Subject:
             if whole == method.row.baseline:
                 return other
         return None
+
+    def against(self, methods: Sequence[Method]) -> str:
+        """What the delta_m of some methods is against, in words."""
+        baselines = dict.fromkeys(filter(None, map(self.baseline_of, methods)))
+        if all(baseline.single_task for baseline in baselines):
+            return "single-task training"
+        return listing(baseline.name for baseline in baselines)
 
     def seeds(self, methods: Sequence[Method] | None = None) -> str:
         """``3 seeds``, ``1 to 3 seeds``."""
@@ -207,7 +210,7 @@ def subject_of(
         which: which figure of each metric.
         window: of the smoothing, in steps.
     """
-    single = [bool(row.runs) and row.runs[0].single_task for row in table.rows]
+    single = [row.single_task for row in table.rows]
     count = len(table.rows) - sum(single)
     coloured = count if chosen or count <= BARELY_MORE else HIGHLIGHTED
     methods = []

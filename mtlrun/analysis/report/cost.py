@@ -4,8 +4,15 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from mtlrun.analysis.comparison.table import Cell, Column, Table, format_deviation, format_number
-from mtlrun.analysis.report.marks import line, mark, mark_class, picture, row_labels, words
+from mtlrun.analysis.comparison.table import (
+    DELTA_M,
+    Cell,
+    Column,
+    Table,
+    format_deviation,
+    format_number,
+)
+from mtlrun.analysis.report.marks import line, mark, mark_class, picture, words
 from mtlrun.analysis.report.markup import Markup, element, shortened
 from mtlrun.analysis.statistics.front import pareto_front
 
@@ -13,7 +20,7 @@ WIDTH, HEIGHT = 860, 400
 LEFT, RIGHT, TOP, BOTTOM = 64, 24, 16, 46
 """Of the picture and its margins, in pixels."""
 
-QUALITY, COST = "delta_m/over_metrics", "seconds"
+COST = "seconds"
 LONGEST = 30
 """Characters of a label."""
 
@@ -71,11 +78,11 @@ def _round_step(least: float) -> float:
 def cost_picture(table: Table) -> Markup | None:
     """A point a method, with its spread over seeds; None with fewer than two methods."""
     places = {column.key: at for at, column in enumerate(table.columns)}
-    if QUALITY not in places or COST not in places:
+    if DELTA_M not in places or COST not in places:
         return None
     points = [
-        _Point(at, label, row.cells[places[COST]], row.cells[places[QUALITY]])
-        for at, (label, row) in enumerate(zip(row_labels(table), table.rows, strict=True))
+        _Point(at, label, row.cells[places[COST]], row.cells[places[DELTA_M]])
+        for at, (label, row) in enumerate(zip(table.labels, table.rows, strict=True))
     ]
     points = [p for p in points if p.cost.mean > 0 and math.isfinite(p.quality.mean)]
     if len(points) < 2:
@@ -83,7 +90,7 @@ def cost_picture(table: Table) -> Markup | None:
     pairs = [(point.quality.mean, point.cost.mean) for point in points]
     front = [points[at] for at in pareto_front(pairs, (True, False))]
     x, y = _axes(points)
-    quality = table.columns[places[QUALITY]]
+    quality = table.columns[places[DELTA_M]]
     cost = table.columns[places[COST]]
     parts = [
         *_grid(x, y),

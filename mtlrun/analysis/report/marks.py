@@ -2,21 +2,10 @@
 
 from collections.abc import Iterable
 
-from mtlrun.analysis.comparison.table import Row, Table
 from mtlrun.analysis.report.markup import Markup, element
 
 COLOURS, DASHES, SHAPES = 7, 4, 4
 """How many there are in page.css. Two methods share all of them only 28 rows apart."""
-
-
-def row_labels(table: Table) -> list[str]:
-    """Names of the rows that differ from each other: with the study where there are several."""
-    several = len(table.studies) > 1
-    return [_with_study(row) if several else row.label for row in table.rows]
-
-
-def _with_study(row: Row) -> str:
-    return f"{row.study}: {row.label}"
 
 
 def mark_class(at: int) -> str:

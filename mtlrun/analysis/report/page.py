@@ -14,7 +14,6 @@ from mtlrun.analysis.comparison.table import CriticalDifference, Report, Table
 from mtlrun.analysis.report.cost import cost_picture
 from mtlrun.analysis.report.figures import LOSES, any_loses, figures_table
 from mtlrun.analysis.report.lines import curve_data, points_for
-from mtlrun.analysis.report.marks import row_labels
 from mtlrun.analysis.report.markup import Markup, element, embedded, joined
 from mtlrun.analysis.report.ranks import rank_diagram
 from mtlrun.analysis.report.run_list import (
@@ -122,7 +121,7 @@ def _section(at: int, table: Table, points: int) -> Markup:
         _protocol(table),
         _block("Figures", _scrolled(figures_table(table), "figures"), _captions(table)),
         _transfer(table),
-        _ranks(table.ranking, {label: row for row, label in enumerate(row_labels(table))}),
+        _ranks(table.ranking, {label: row for row, label in enumerate(table.labels)}),
         _block_of("Quality and cost", cost_picture(table), COST),
         _curves(at, table, points),
         _block("Notes", _bullets(table.notes)) if table.notes else None,
@@ -221,7 +220,7 @@ def _ranks(ranking: CriticalDifference | None, rows: Mapping[str, int]) -> Marku
 
 
 def _curves(at: int, table: Table, points: int) -> Markup | None:
-    data = curve_data(table, row_labels(table), points)
+    data = curve_data(table, table.labels, points)
     if not data["kinds"]:
         return None
     said = (

@@ -8,7 +8,7 @@ from typing import Any
 
 from mtlrun.analysis.comparison.notes import said_by
 from mtlrun.analysis.comparison.table import Table
-from mtlrun.analysis.report.marks import method_cell, row_labels, text_mark
+from mtlrun.analysis.report.marks import method_cell, text_mark
 from mtlrun.analysis.report.markup import Markup, element
 from mtlrun.analysis.runs import CONFIG, RESULT, Run, UnfinishedRun
 from mtlrun.tracking.status import read_status
@@ -22,7 +22,7 @@ def runs_table(table: Table) -> Markup | None:
     """A row a run; of the settings those in which methods differ. None where rows name no runs."""
     runs = [
         (at, label, row, run)
-        for at, (label, row) in enumerate(zip(row_labels(table), table.rows, strict=True))
+        for at, (label, row) in enumerate(zip(table.labels, table.rows, strict=True))
         for run in row.runs
     ]
     if not runs:
@@ -78,7 +78,7 @@ def _result(run: Run) -> Mapping[str, Any]:
 def configurations(table: Table) -> Markup | None:
     """The whole ``config.yaml`` of each run; once where seeds differ by nothing else."""
     shown = []
-    for at, (label, row) in enumerate(zip(row_labels(table), table.rows, strict=True)):
+    for at, (label, row) in enumerate(zip(table.labels, table.rows, strict=True)):
         for text, runs in _by_config(row.runs).items():
             seeds = ", ".join(str(run.seed) for run in runs)
             named = f"{label}, seed{'s' if len(runs) > 1 else ''} {seeds}"

@@ -12,7 +12,7 @@ from mtlrun.analysis.comparison.table import (
     format_spread,
 )
 from mtlrun.analysis.comparison.transfer import transfer_block
-from mtlrun.analysis.report.marks import line, method_cell, row_labels
+from mtlrun.analysis.report.marks import line, method_cell
 from mtlrun.analysis.report.markup import Markup, element
 
 WIDTH, HEIGHT = 132, 20
@@ -48,7 +48,7 @@ def transfer_table(table: Table) -> tuple[Markup, str] | None:
     )
     places = [
         (at, label)
-        for at, (label, row) in enumerate(zip(row_labels(table), table.rows, strict=True))
+        for at, (label, row) in enumerate(zip(table.labels, table.rows, strict=True))
         if row.transfer
     ]
     body = []

@@ -235,3 +235,12 @@ def test_p_values_are_written_as_in_the_field() -> None:
         "p = .05",
         "p = .05",
     ]
+
+
+def test_the_level_against_the_baseline(write_run: "WriteRun", outputs: Path) -> None:
+    gains = (0.01, 0.02, 0.03)
+    write_seeds(write_run, SINGLE_TASK, [0.8] * 3)
+    write_seeds(write_run, "equal", [0.8 + gain for gain in gains])
+    p = p_text(stats.ttest_1samp(gains, 0).pvalue)
+    assert p == "p = .074"
+    assert table_of(outputs).answer[1] == f"That is within noise of single-task training ({p})."

@@ -170,6 +170,26 @@ def test_the_interval_of_a_baseline_is_of_its_seeds(write_run: "WriteRun", outpu
     assert table.rows[0].cells[at].interval == pytest.approx(t_interval(deltas(ALONE)))
 
 
+def test_changes_without_scatter_have_no_verdict(write_run: "WriteRun", outputs: Path) -> None:
+    write_seeds(write_run, SINGLE_TASK, (0.8, 0.8))
+    write_seeds(write_run, "equal", (0.9, 0.9))
+    (transfer,) = row_of(table_of(outputs), "equal").transfer
+    assert transfer.change == pytest.approx(12.5)
+    assert math.isnan(transfer.low)
+    assert transfer.verdict == "unclear"
+
+
+def test_transfer_is_against_single_task_training_only(
+    write_run: "WriteRun", outputs: Path
+) -> None:
+    write_seeds(write_run, "equal", EQUAL)
+    write_seeds(write_run, "mgda", MGDA)
+    baseline = outputs / "default" / "digits" / "equal"
+    (table,) = compare(find_runs([outputs]), baseline=(baseline, find_runs([baseline]))).tables
+    assert table.answer[0].endswith("against equal, over 4 seeds.")
+    assert transfer_block(table) is None
+
+
 def test_losing_tasks_are_marked_by_a_sign(write_run: "WriteRun", outputs: Path) -> None:
     write_seeds(write_run, SINGLE_TASK, ALONE)
     write_seeds(write_run, "equal", GRADNORM)

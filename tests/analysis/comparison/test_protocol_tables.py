@@ -61,11 +61,19 @@ def test_folders_of_one_name_with_other_settings_are_two_rows(
 def test_what_has_no_effect_on_figures_makes_no_row(write_run: "WriteRun", outputs: Path) -> None:
     threads = {"engine": {"threads": 1}, "dataset.root": "/a", "dataset.in_memory": True}
     others = {"engine": {"threads": 4, "device": "cpu"}, "dataset.root": "/b"}
-    write_run("equal,engine.threads=1", accuracy(0.8), config=threads)
-    write_run("equal", accuracy(0.9), seed=1, config=others)
-    write_run("equal", accuracy(0.7), seed=2, config={"engine": {"clip_norm": 1.0}})
+    changed = {"engine.threads": "1"}
+    write_run("equal,engine.threads=1", accuracy(0.8), config=threads, changed=changed)
+    write_run("equal", accuracy(0.9), seed=1, config=others, changed={})
+    clipped = {"engine": {"clip_norm": 1.0}}
+    write_run(
+        "equal,engine.clip_norm=1.0",
+        accuracy(0.7),
+        seed=2,
+        config=clipped,
+        changed={"engine.clip_norm": "1.0"},
+    )
     (table,) = report_of(outputs).tables
-    assert sorted(row.seeds for row in table.rows) == [1, 2]
+    assert sorted(labels(table)) == [("equal", 2), ("equal,engine.clip_norm=1.0", 1)]
     assert any(row.differs == {"engine.clip_norm": "1.0"} for row in table.rows)
 
 
@@ -240,6 +248,22 @@ def test_single_task_runs_of_more_tasks_serve_a_subset(
     assert figure(part, SINGLE_TASK, "ink/r2") == 0.8
     assert math.isnan(figure(part, SINGLE_TASK, "seconds"))
     assert any("trained further tasks, too" in note for note in part.notes)
+    assert not any("has no figure" in note for note in part.notes)
+
+
+def test_single_task_runs_of_other_tasks_do_not(write_run: "WriteRun", outputs: Path) -> None:
+    write_run(SINGLE_TASK, {"digit": {"accuracy": 0.5}})
+    write_run("equal,tasks=[ink]", {"ink": {"r2": 0.88}})
+    notes = [note for table in report_of(outputs).tables for note in table.notes]
+    assert any("have tasks=digit instead of ink" in note for note in notes)
+
+
+def test_a_split_that_is_the_first_seed_by_chance_is_fixed(
+    write_run: "WriteRun", outputs: Path
+) -> None:
+    for seed in (0, 1):
+        write_run("equal", accuracy(0.9), seed=seed, config={"dataset.seed": 0})
+    assert labels(report_of(outputs).tables[0]) == [("equal", 2)]
 
 
 def test_joint_runs_of_more_tasks_do_not(write_run: "WriteRun", outputs: Path) -> None:

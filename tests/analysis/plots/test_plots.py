@@ -210,6 +210,20 @@ def test_costs_are_relative_to_single_task(write: WriteCurves, subject: Any) -> 
     assert any("1 times the forward FLOPs of single-task" in text for text in picture.caption)
 
 
+def test_costs_beside_a_named_baseline_are_relative_to_that(
+    write: WriteCurves, tmp_path: Path
+) -> None:
+    baseline = write("equal", seconds=20.0, parameters={"total": 1000})
+    write("mgda", both(0.88, 0.47), seconds=60.0, parameters={"total": 3000})
+    found = find_runs([tmp_path / "outputs"])
+    (table,) = compare(found, baseline=(baseline, find_runs([baseline]))).tables
+    picture = cost.cost(subject_of(table, ["digit"], chosen=False, which="test", window=0))
+    size = picture.figure.axes[1]
+    assert size.get_xlabel() == "parameters relative to\nequal (1 k)"
+    assert "over all metrics against equal (positive is better)" in picture.caption[0]
+    assert "single-task" not in " ".join(picture.caption)
+
+
 def test_without_baseline_there_is_neither_cost_nor_transfer(
     write: WriteCurves, subject: Any
 ) -> None:

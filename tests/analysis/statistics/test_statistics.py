@@ -305,3 +305,14 @@ def test_what_has_no_change_has_no_interval(interval: Any) -> None:
         interval(METHOD, BASELINE[:2], SIGNS, GROUPS, paired=True)
     with pytest.raises(ValueError, match="do not fit"):
         interval(METHOD, BASELINE, SIGNS[:2], GROUPS, paired=True)
+
+
+@pytest.mark.parametrize("interval", [bootstrap_change, jackknife_change])
+@pytest.mark.parametrize("paired", [True, False])
+def test_a_change_of_a_figure_below_zero_has_the_sign_of_its_direction(
+    interval: Any, paired: bool
+) -> None:
+    # R2 from -0.5 to about -0.25 is better, and by half of its size.
+    low, high = interval([[-0.26], [-0.24]], [[-0.5], [-0.5]], [1], ["a"], paired=paired).tasks[0]
+    assert (low + high) / 2 == pytest.approx(50)
+    assert low > 0
