@@ -15,7 +15,7 @@ def replace_file(path: Path, *parts: bytes | memoryview) -> None:
         OSError: where the disk is full, for example; what was at ``path`` before is untouched.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_name(f".{path.name}.tmp")  # a name that nobody else has
     try:
         with temporary.open("wb") as file:
             for part in parts:

@@ -169,7 +169,7 @@ def _read(path: Path) -> Status | None:
 
 def _write(path: Path, status: Status) -> None:
     """Replace the file: whole, but without waiting for the disk as checkpoints do."""
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
         temporary.write_text(json.dumps(asdict(status), indent=1) + "\n", encoding="utf-8")
         temporary.replace(path)

@@ -19,6 +19,7 @@ from mtlrun.data.images import decode, grey
 from mtlrun.data.labelled_images import LabelledImages
 from mtlrun.data.multimnist import FILES, MultiMNIST
 from mtlrun.data.nyuv2 import NYUv2
+from mtlrun.data.originals import scaled
 from mtlrun.data.table import Table
 from mtlrun.data.text import words
 from mtlrun.data.text_dataset import TextDataset, TextStream
@@ -72,10 +73,10 @@ def test_multimnist_at_both_sizes(tmp_path: Path) -> None:
             (tmp_path / name).write_bytes(header + values.astype(np.uint8).tobytes())
     whole, small = MultiMNIST(str(tmp_path)), MultiMNIST(str(tmp_path), size=[28, 28])
     canvases = own_rows(whole, "test", "multimnist")
-    for canvas, scaled in zip(canvases, own_rows(small, "test", "multimnist"), strict=True):
+    for canvas, shrunk in zip(canvases, own_rows(small, "test", "multimnist"), strict=True):
         file = save(canvas, tmp_path / "canvas.png")
         assert_same(new_rows(whole, file, "multimnist")[0], canvas)
-        assert_same(new_rows(small, file, "multimnist")[0], scaled)
+        assert_same(new_rows(small, file, "multimnist")[0], shrunk)
 
 
 def test_cifar10_at_both_sizes(tmp_path: Path) -> None:
@@ -98,6 +99,12 @@ def test_nyuv2_scaled_as_its_frames_are_prepared(tmp_path: Path) -> None:
     for row, number in zip(own_rows(dataset, "test", "nyuv2"), (1, 2), strict=True):
         file = tmp_path / "image" / f"{number:04d}.jpg"
         assert_same(new_rows(dataset, file, "nyuv2")[0], row)
+    # A JPEG many times larger, which is decoded in full as frames are
+    draws = np.random.default_rng(0).integers(0, 256, (64, 80, 3), dtype=np.uint8)
+    Image.fromarray(draws).save(tmp_path / "large.jpg")
+    whole = decode(tmp_path / "large.jpg", "large").permute(1, 2, 0).numpy()
+    found = new_rows(dataset, tmp_path / "large.jpg", "nyuv2")[0]
+    assert np.array_equal(found.permute(1, 2, 0).numpy(), scaled(whole, (8, 10)))
     assert dataset.normalisation["mean"] == (0.485, 0.456, 0.406)
 
 

@@ -3,17 +3,17 @@
 import gzip
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from mtlrun.cli import run_command
-from mtlrun.config import register
+from mtlrun.config import changed_settings, choices_of, method_name, register
 from mtlrun.data.files import read_idx
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -125,6 +125,33 @@ def test_published_numbers_win_over_recipes_and_the_command_line_over_them() -> 
             given = [f"experiment={name}", "epochs=3", "optimizer.lr=0.5"]
             typed = compose("config", overrides=given)
             assert (typed.epochs, typed.optimizer.lr) == (3, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        ("experiment=nyuv2_mtan epochs=200", "equal,experiment=nyuv2_mtan"),
+        (
+            "optimizer.lr=0.5 architecture=hps weighting=nash_mtl experiment=nyuv2_mtan",
+            "nash_mtl,experiment=nyuv2_mtan,architecture=hps,optimizer.lr=0.5",
+        ),
+        ("experiment=gradnorm_toy", "gradnorm,experiment=gradnorm_toy"),
+        (
+            "experiment=census_mmoe dataset=census_income_education batch_size=8",
+            "equal,experiment=census_mmoe,batch_size=8",
+        ),
+    ],
+)
+def test_what_an_experiment_sets_is_not_in_the_name_of_the_run(overrides: str, name: str) -> None:
+    register()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+
+        def composed(given: Sequence[str]) -> DictConfig:
+            return compose("config", overrides=list(given), return_hydra_config=True)
+
+        config = composed(overrides.split())
+        groups, changed = changed_settings(config, config.hydra, composed)
+    assert method_name(choices_of(config.hydra)["weighting"], groups, changed) == name
 
 
 @pytest.mark.data

@@ -42,7 +42,7 @@ def epoch(moment: Moment) -> Condition:
 def writing(moment: Moment) -> Condition:
     """While a checkpoint is written."""
     progress = moment.replaced("checkpoints/last.pt")
-    return lambda: progress() and moment.exists("checkpoints/fresh.tmp")()
+    return lambda: progress() and moment.exists("checkpoints/.fresh.pt.tmp")()
 
 
 def best(moment: Moment) -> Condition:

@@ -225,6 +225,27 @@ def test_a_folder_with_other_settings_fails_alone(
     assert "holds a run with other settings: optimizer.lr is 0.1 there and 0.002" in printed
 
 
+def test_a_search(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("optuna")
+    searched = ["weighting=gradnorm", "weighting.alpha=0.5,2.5", "hydra.sweeper.trials=2"]
+    assert run_command(["-m", "hydra/sweeper=optuna", *searched, "objective=ink/rmse", *BRIEF]) == 0
+    (table,) = Path("outputs/default/optuna").glob("weighting_alpha-*/trials.csv")
+    trials = rows(table)
+    for trial in trials:
+        own = f"gradnorm,epochs=1,weighting.alpha={trial['weighting.alpha']}"
+        assert trial["folder"] == f"outputs/default/digits/{own}"
+        (figure,) = [
+            row["value"]
+            for row in rows(Path(trial["folder"], "seed=0/metrics.csv"))
+            if (row["split"], row["task"], row["metric"]) == ("val", "ink", "rmse")
+        ]
+        assert float(trial["value"]) == float(figure)
+    best = min(trials, key=lambda trial: float(trial["value"]))
+    printed = capsys.readouterr().out
+    assert printed.startswith("Best of 2 trials by ink/rmse on the validation split: ")
+    assert f"weighting.alpha={best['weighting.alpha']} (" in printed
+
+
 # -- names of folders ------------------------------------------------------------------------------
 
 

@@ -85,7 +85,7 @@ def test_a_failing_write_leaves_the_old_one(
         with pytest.raises(OSError, match=r"No space|Input"):
             write(tmp_path, state(2))
     assert (tmp_path / "last.pt").read_bytes() == before
-    assert not list(tmp_path.glob("*.tmp"))
+    assert not list(tmp_path.glob(".*.tmp"))
     checkpoint.rotate_and_write(tmp_path, state(3))
     assert_holds(checkpoint.read(tmp_path / "last.pt"), 3)
     assert_holds(checkpoint.read(tmp_path / "previous.pt"), 1)
@@ -108,7 +108,7 @@ def test_the_data_are_durable_before_the_name_changes(
     monkeypatch.setattr(os, "fsync", note_fsync)
     monkeypatch.setattr(Path, "replace", note_replace)
     checkpoint.write(tmp_path / "best.pt", state())
-    assert done == [("fsync", "best.tmp"), ("rename", "best.pt"), ("fsync", tmp_path.name)]
+    assert done == [("fsync", ".best.pt.tmp"), ("rename", "best.pt"), ("fsync", tmp_path.name)]
 
 
 def test_the_one_before_is_kept(tmp_path: Path) -> None:

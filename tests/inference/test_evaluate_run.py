@@ -5,18 +5,22 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from conftest import Train
 from omegaconf import OmegaConf
 
 from mtlrun import __version__
 from mtlrun.engine import checkpoint
 from mtlrun.errors import UserError
+from mtlrun.inference import trained
 from mtlrun.inference.evaluate import evaluate_command
 from mtlrun.inference.stored import read_run
 from mtlrun.inference.trained import rebuild
+
+if TYPE_CHECKING:
+    from conftest import Train
 
 SINGLE = ("architecture=single_task", "epochs=5", "optimizer.lr=0.06")
 
@@ -38,7 +42,7 @@ def change(folder: Path, settings: dict[str, object]) -> None:
 
 @pytest.mark.parametrize("overrides", [(), SINGLE], ids=["hps", "single_task"])
 def test_test_figures_are_those_of_the_run(
-    train: Train, tmp_path: Path, overrides: tuple[str, ...]
+    train: "Train", tmp_path: Path, overrides: tuple[str, ...]
 ) -> None:
     folder, file = train(*overrides), tmp_path / "figures.json"
     assert evaluate_command([str(folder), "-o", str(file)]) == 0
@@ -50,9 +54,13 @@ def test_test_figures_are_those_of_the_run(
     assert found["epoch"] == result["selected_epoch"]
     if overrides:
         assert len(set(found["epoch"].values())) > 1  # each network from its own best epoch
+        epochs = trained._epoch({"epoch": [3, 1, 2]}, rebuild(read_run(folder)).model)
+        assert epochs == {"digit": 3, "parity": 1, "ink": 2}
 
 
-def test_other_splits_and_the_last_epoch(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_splits_and_the_last_epoch(
+    train: "Train", capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = train(*SINGLE)
     result = json.loads((folder / "result.json").read_text())
     for which, key in (("last", "final"), ("best", "best")):
@@ -71,12 +79,12 @@ def test_other_splits_and_the_last_epoch(train: Train, capsys: pytest.CaptureFix
     assert said.err.startswith("dataset.seed may give other rows, classes, means or units than")
 
 
-def test_a_run_that_selected_on_test_has_no_validation_rows(train: Train) -> None:
+def test_a_run_that_selected_on_test_has_no_validation_rows(train: "Train") -> None:
     folder = train("select_on=test")
     assert "this run has test, train." in refused(folder, "--split", "val")
 
 
-def test_a_rotated_network_is_put_together_with_its_rotations(train: Train) -> None:
+def test_a_rotated_network_is_put_together_with_its_rotations(train: "Train") -> None:
     folder = train("weighting=rotograd", "epochs=1")
     result = json.loads((folder / "result.json").read_text())
     figures = rebuild(read_run(folder)).evaluate("test")
@@ -109,7 +117,15 @@ def test_paths_are_found_from_where_the_run_is(
     assert given.config.dataset["root"] == "1e3"
 
 
-def test_settings_are_given_anew_or_refused(train: Train) -> None:
+def test_weights_that_the_network_started_from_are_not_looked_for(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mtlrun.build.check_settings", lambda config: None)
+    change(copied, {"backbone.weights": "gone.pth"})
+    assert read_run(copied).config.backbone["weights"] is None
+
+
+def test_settings_are_given_anew_or_refused(train: "Train") -> None:
     folder = train()
     assert rebuild(read_run(folder, ["engine.evaluation_batch_size=7"])).batch_size == 7
     assert "dataset.rot: Digits has no such setting" in refused(folder, "--set", "dataset.rot=1")

@@ -4,11 +4,11 @@ import json
 import sys
 import zipfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
-from conftest import Train
 from torch import Tensor, nn
 from torch.export import Dim
 
@@ -18,6 +18,9 @@ from mtlrun.inference.export import export_command
 from mtlrun.inference.formats import FORMATS, METADATA, captured
 from mtlrun.inference.stored import read_run
 from mtlrun.inference.trained import TrainedRun, rebuild
+
+if TYPE_CHECKING:
+    from conftest import Train
 
 
 def wanted(run: TrainedRun, *inputs: Tensor) -> dict[str, Tensor]:
@@ -32,7 +35,7 @@ def described(path: Path) -> dict:
 
 
 def test_an_archive_of_torch(
-    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    train: "Train", tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, path = train(), tmp_path / "digits.pt2"
     assert export_command([str(folder), "--format", "torch_export", "-o", str(path)]) == 0
@@ -54,7 +57,24 @@ def test_an_archive_of_torch(
     assert said["epoch"] == run.epoch
 
 
-def test_batches_of_one_size(train: Train, tmp_path: Path) -> None:
+def test_an_input_is_never_called_as_a_task(train: "Train", tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text(
+        "x,inputs,a/b (%)\n" + "".join(f"{n * 7 % 11},{n % 5},{n % 3}.5\n" for n in range(60))
+    )
+    folder = train(
+        "dataset=table",
+        f"dataset.path={tmp_path / 'table.csv'}",
+        "dataset.tasks=[inputs,'a/b (%)']",
+        "epochs=1",
+    )
+    path = tmp_path / "model.pt2"
+    export_command([str(folder), "--format", "torch_export", "-o", str(path)])
+    said = described(path)
+    assert list(said["inputs"]) == ["inputs_"]
+    assert list(said["outputs"]) == ["inputs", "a/b (%)"]
+
+
+def test_batches_of_one_size(train: "Train", tmp_path: Path) -> None:
     path = tmp_path / "digits.pt2"
     export_command([str(train()), "--format", "torch_export", "--batch", "3", "-o", str(path)])
     assert described(path)["outputs"]["digit"]["shape"] == [3, 10]
@@ -65,7 +85,7 @@ def test_batches_of_one_size(train: Train, tmp_path: Path) -> None:
 
 
 def test_onnx_runs_elsewhere_with_streams_of_any_length(
-    train: Train, texts: tuple[str, ...], tmp_path: Path
+    train: "Train", texts: tuple[str, ...], tmp_path: Path
 ) -> None:
     onnx = pytest.importorskip("onnx")
     runtime = pytest.importorskip("onnxruntime")
@@ -91,7 +111,7 @@ def test_onnx_runs_elsewhere_with_streams_of_any_length(
 
 
 def test_a_file_that_gives_something_else_is_removed(
-    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    train: "Train", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "digits.pt2"
     path.write_bytes(b"of before")
@@ -115,7 +135,7 @@ class DataDecides(nn.Module):
         return {"t": inputs[0] if inputs[0].sum() > 0 else -inputs[0]}
 
 
-def test_what_cannot_be_exported_is_refused(train: Train, tmp_path: Path) -> None:
+def test_what_cannot_be_exported_is_refused(train: "Train", tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"torch\.export could not follow its forward pass"):
         captured(DataDecides(), (torch.ones(3, 2),), [{}])
     with pytest.raises(UserError, match=r"--format onnx ends in \.onnx"):
@@ -124,7 +144,7 @@ def test_what_cannot_be_exported_is_refused(train: Train, tmp_path: Path) -> Non
 
 
 def test_without_the_packages_onnx_says_what_to_install(
-    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    train: "Train", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     path = tmp_path / "model.onnx"

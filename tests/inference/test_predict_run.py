@@ -3,11 +3,11 @@
 import csv
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
-from conftest import Train
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -18,6 +18,9 @@ from mtlrun.inference.files import find_inputs
 from mtlrun.inference.predict import ENCODING, asked_names, predict_command
 from mtlrun.inference.stored import read_run
 from mtlrun.inference.trained import rebuild
+
+if TYPE_CHECKING:
+    from conftest import Train
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "dataset"
 DENSE = (
@@ -35,7 +38,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 
 @pytest.fixture
-def pictures(train: Train, tmp_path: Path) -> Path:
+def pictures(train: "Train", tmp_path: Path) -> Path:
     """The test rows of a run of digits as image files in two folders."""
     source = rebuild(read_run(train())).dataset.splits["test"]["digits"]
     pixels = (source.rows(torch.arange(len(source)))[0] * 255).round().to(torch.uint8)
@@ -47,7 +50,7 @@ def pictures(train: Train, tmp_path: Path) -> Path:
 
 
 def test_answers_for_the_test_rows_have_the_figures_of_the_run(
-    train: Train, pictures: Path, tmp_path: Path
+    train: "Train", pictures: Path, tmp_path: Path
 ) -> None:
     folder, out = train(), tmp_path / "out" / "answers.csv"
     assert predict_command([str(folder), "--input", str(pictures), "-o", str(out)]) == 0
@@ -76,7 +79,7 @@ def test_answers_for_the_test_rows_have_the_figures_of_the_run(
 
 
 def test_bad_files_are_named_and_the_others_written(
-    train: Train, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    train: "Train", pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (pictures / "even" / "cut.png").write_bytes((pictures / "even" / "000.png").read_bytes()[:60])
     (pictures / "notes.md").write_text("no image")
@@ -116,7 +119,7 @@ def test_names_of_what_is_made_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_what_is_written_is_never_an_input(
-    train: Train, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    train: "Train", pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("1.png", "made/2.png", "more/made/3.png"):
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -134,7 +137,7 @@ def test_what_is_written_is_never_an_input(
 
 
 def test_what_cannot_be_predicted_is_refused(
-    train: Train, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    train: "Train", pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def said(*arguments: str) -> str:
         with pytest.raises(UserError) as error:
@@ -162,7 +165,7 @@ def test_all_datasets_that_read_new_inputs_are_named() -> None:
             assert found.encode is not Dataset.encode  # type: ignore[attr-defined]
 
 
-def test_maps_are_written_beside_the_table(train: Train, nyuv2: Path, tmp_path: Path) -> None:
+def test_maps_are_written_beside_the_table(train: "Train", nyuv2: Path, tmp_path: Path) -> None:
     folder = train(*DENSE, f"dataset.root={nyuv2}", f"dataset.prepared={nyuv2}/made", "epochs=1")
     out = tmp_path / "out"
     images = nyuv2 / "image"
@@ -193,7 +196,7 @@ def test_maps_are_written_beside_the_table(train: Train, nyuv2: Path, tmp_path: 
     assert taken[1].read_bytes() == taken[0].read_bytes()
 
 
-def test_rows_of_several_streams(train: Train, texts: tuple[str, ...], tmp_path: Path) -> None:
+def test_rows_of_several_streams(train: "Train", texts: tuple[str, ...], tmp_path: Path) -> None:
     folder = train(*texts)
     new, out = tmp_path / "new.txt", tmp_path / "out.csv"
     new.write_text("good good film\nbad bad food\n")

@@ -25,7 +25,7 @@ def write_status(folder: Path, state: str, epoch: int = 0, **facts: Any) -> None
         "host": socket.gethostname(),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / "status.tmp"
+    temporary = folder / ".status.json.tmp"
     temporary.write_text(json.dumps({**status, **facts}))
     temporary.replace(folder / "status.json")
 

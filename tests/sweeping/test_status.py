@@ -22,6 +22,13 @@ with locked(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
+LOOKER = """
+import fcntl, sys, time
+with open(sys.argv[1], "rb") as file:
+    fcntl.lockf(file, fcntl.LOCK_SH)
+    print("looks", flush=True)
+    time.sleep(0.1)
+"""
 TAKER = "import sys, pathlib; from mtlrun.tracking.folder import is_locked as f; " + (
     "sys.exit(f(pathlib.Path(sys.argv[1])))"
 )
@@ -131,6 +138,33 @@ def test_a_run_whose_process_is_gone(tmp_path: Path) -> None:
     status = read_status(tmp_path)
     assert status is not None
     assert (status.state, status.epoch, status.seconds_left) == ("interrupted", 3, None)
+
+
+def test_a_run_that_ends_while_somebody_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between what its status says and whether its folder is locked."""
+
+    def end(folder: Path) -> bool:
+        write_status(folder, "finished", 5)
+        return False
+
+    write_status(tmp_path, "running", 5)
+    monkeypatch.setattr("mtlrun.tracking.status.is_locked", end)
+    status = read_status(tmp_path)
+    assert status is not None
+    assert status.state == "finished"
+
+
+def test_a_look_does_not_keep_a_run_out(tmp_path: Path) -> None:
+    """It takes the lock for a moment, in which a run may want to begin."""
+    (tmp_path / ".lock").touch()
+    command = [sys.executable, "-c", LOOKER, str(tmp_path / ".lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as looker:
+        assert looker.stdout is not None
+        assert looker.stdout.readline() == "looks\n"
+        with run_folder.locked(tmp_path):
+            assert held_for_others(tmp_path)
 
 
 def test_looking_does_not_give_the_lock_up(tmp_path: Path) -> None:

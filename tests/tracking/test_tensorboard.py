@@ -245,6 +245,9 @@ def test_many_tasks_with_one_headline_have_a_mean() -> None:
     headlines = dict.fromkeys(["a", "b", "c", "d"], "accuracy")
     figures = result_figures(result_of(headlines))
     assert figures["result/mean_accuracy"] == pytest.approx(0.25)  # of .1, .2, .3, .4
+    part = result_of(headlines)
+    part["tasks"]["d"]["metrics"]["accuracy"]["test"] = None
+    assert "result/mean_accuracy" not in result_figures(part)  # a mean of others
     columns = result_columns(headlines, "val/delta_m", tracked=True)
     assert list(columns)[:2] == ["result/finished", "result/mean_accuracy"]
     assert list(columns)[-2:] == ["val/delta_m", "result/seconds"]
