@@ -1,12 +1,17 @@
 """Fixtures for all tests, and the rule that tests on real files are not skipped unnoticed."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a shell's background job
+    # Tests press Ctrl-C, and what they start would ignore it as well.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def data_folder() -> Path | None:

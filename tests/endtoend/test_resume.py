@@ -125,6 +125,9 @@ def test_a_process_from_the_shell_killed_with_tensorboard(
     assert len(list(folder.glob("events.*"))) == 2
     drawn, expected = scalars(folder), scalars(reference)
     assert {"train/loss/digit", "train/cosine/digit-ink", "val/ink/r2"} < expected.keys()
+    for curves in (drawn, expected):  # of the execution, not of what it found
+        assert curves.pop("result/finished")[-1][1] == 1
+        assert curves.pop("result/seconds")
     assert drawn == expected
 
 
