@@ -38,6 +38,10 @@ class Rotation(nn.Module):
         return torch.cat([rotated, features[:, size:].to(rotated)], dim=1)
 
 
+NONE = 1e-30
+"""Length of a gradient, relative to the longest one, up to which it counts as none."""
+
+
 class RotoGrad(KeepsAbsent, JacobianWeighting):
     """RotoGrad (Javaloy and Valera, "RotoGrad: Gradient Homogenization in Multitask Learning", ICLR
     2022).
@@ -121,7 +125,8 @@ class RotoGrad(KeepsAbsent, JacobianWeighting):
         del losses
         assert self.representation is not None
         lengths = torch.linalg.vector_norm(jacobian, dim=1, dtype=torch.float64)
-        inverse = torch.where(lengths > 0, 1 / lengths, 0.0)
+        # A gradient so much smaller than another one is none: its inverse would leave float32.
+        inverse = torch.where(lengths > NONE * lengths.max(), 1 / lengths, 0.0)
         ratios = self._ratios(lengths)
         common = (ratios * lengths).sum() / torch.where(lengths.any(), ratios.sum(), 1.0)
         self.task_weights = (common * inverse).to(jacobian)

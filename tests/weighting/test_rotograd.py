@@ -94,3 +94,11 @@ def test_wrong_settings() -> None:
     for burn_in in (-1, 2.5):
         with pytest.raises(ValueError, match=f"burn_in={burn_in}: must be a whole number of 0 or"):
             rotograd(2, burn_in=burn_in)
+
+
+def test_a_gradient_of_next_to_nothing_counts_as_none() -> None:
+    """Its inverse length, 7e36, times C would leave float32."""
+    drive = Drive(rotograd(2), 2)
+    jacobian = torch.tensor([[103.0], [1.5e-37]], dtype=torch.float64)
+    direction = drive.step(jacobian, torch.ones(2))
+    assert direction.tolist() == pytest.approx([51.5], rel=1e-6)
