@@ -61,7 +61,6 @@ def end(moment: Moment) -> Condition:
         ("weighting=equal", (start, best, writing)),
         ("weighting=gradnorm", (start, epoch, writing, best, end)),
         ("weighting=mgda", (epoch, end)),
-        ("weighting=dwa", (epoch, best, end)),
         ("weighting=pcgrad gradients.every=3", (epoch, writing)),
         ("weighting=equal engine.workers=2", (start, epoch)),
     ],
