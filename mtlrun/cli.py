@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtlrun import __version__
-from mtlrun.errors import Interrupted, UserError, did_you_mean, nearest_hint
+from mtlrun.errors import Interrupted, UserError, described, did_you_mean, nearest_hint
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -239,8 +239,7 @@ def _job(config: "DictConfig") -> float | None:
             raise for_the_sweep(error) from None
         if isinstance(error, Interrupted):
             raise
-        text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        FAILED.append((f"{folder.parent.name}/{folder.name}: {text}", error))
+        FAILED.append((f"{folder.parent.name}/{folder.name}: {described(error)}", error))
         if many:
             raise  # so that Hydra, too, counts the job as failed
         return None

@@ -26,6 +26,11 @@ class Interrupted(KeyboardInterrupt):
         self.exit_code = exit_code
 
 
+def described(error: BaseException) -> str:
+    """What went wrong: a user's error as it reads, another one with its kind."""
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+
+
 def nearest_hint(word: str, known: Iterable[str], cutoff: float = 0.6, before: str = "") -> str:
     """``"Did you mean X? "`` with the known word that is most like ``word``, or nothing.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mtlrun.analysis.runs import RESULT
-from mtlrun.analysis.statistics.delta_m import DeltaM, delta_m, relative_change
+from mtlrun.analysis.statistics.delta_m import DeltaM, NoChangeError, changes_between, delta_m
 from mtlrun.errors import UserError, did_you_mean
 
 DELTA_M = {"delta_m": "over_metrics", "delta_m/over_tasks": "over_tasks"}
@@ -74,19 +74,14 @@ def validation_delta_m(folder: Path, baseline: Path) -> DeltaM:
         UserError: the baseline lacks a metric, or has 0 there.
     """
     ours, alone = selected_figures(folder), selected_figures(baseline)
-    changes: dict[str, dict[str, float]] = {}
-    for task, directions in ours.higher_is_better.items():
-        for name, better in directions.items():
-            value = ours.figures[task].get(name, math.nan)
-            known = alone.figures.get(task, {}).get(name, math.nan)
-            if math.isnan(known) or known == 0:
-                raise UserError(
-                    f"There is no delta_m of {folder}: {task} {name} of the baseline {baseline} is "
-                    f"{'missing' if math.isnan(known) else known}. Choose objective=TASK/METRIC."
-                )
-            changes.setdefault(task, {})[name] = relative_change(
-                value, known, higher_is_better=better
-            )
+    try:
+        changes = changes_between(ours.figures, alone.figures, ours.higher_is_better)
+    except NoChangeError as none:
+        raise UserError(
+            f"There is no delta_m of {folder}: {none.task} {none.metric} of the baseline "
+            f"{baseline} is {'missing' if math.isnan(none.value) else none.value}. Choose "
+            "objective=TASK/METRIC."
+        ) from none
     return delta_m(changes)
 
 

@@ -14,13 +14,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from mtlrun.durable import replace_file
+from mtlrun.durable import write_output
 from mtlrun.engine.device import cpu_threads
 from mtlrun.engine.evaluation import Figures
 from mtlrun.errors import UserError
-from mtlrun.inference.options import add_device, check_output, parser_of
-from mtlrun.inference.stored import read_run
-from mtlrun.inference.trained import TrainedRun, rebuild
+from mtlrun.inference.options import add_device, check_output, parser_of, run_of
+from mtlrun.inference.trained import TrainedRun
 
 EXAMPLES = """\
   mtlrun evaluate outputs/default/digits/equal/seed=0            the test split
@@ -71,9 +70,7 @@ def evaluate_command(arguments: list[str]) -> int:
     written = _format_of(options.output, options.format)
     if options.output is not None:
         check_output(options.output, options.run)
-    run = rebuild(
-        read_run(options.run, options.set, options.data, options.device), options.checkpoint
-    )
+    run = run_of(options, options.device)
     for remark in run.stored.remarks:
         print(remark, file=sys.stderr)
     with cpu_threads(run.threads):
@@ -84,10 +81,7 @@ def evaluate_command(arguments: list[str]) -> int:
     else:
         sys.stdout.write(WRITERS[written](measured))
     if options.output is not None and written is not None:
-        try:
-            replace_file(options.output, WRITERS[written](measured).encode())
-        except OSError as error:
-            raise UserError(f"{options.output} cannot be written: {error.strerror}.") from error
+        write_output(options.output, WRITERS[written](measured).encode())
         print(f"Written to {options.output}")
     return 0
 

@@ -23,9 +23,8 @@ from mtlrun.inference.network import (
     longest,
     rows_to_try,
 )
-from mtlrun.inference.options import parser_of
-from mtlrun.inference.stored import read_run
-from mtlrun.inference.trained import TrainedRun, rebuild
+from mtlrun.inference.options import parser_of, run_of
+from mtlrun.inference.trained import TrainedRun
 
 LARGEST_DIFFERENCE = 1e-4
 """Beside the largest prediction of a task."""
@@ -82,7 +81,7 @@ def export_command(arguments: list[str]) -> int:
     path = options.output or options.run / f"model{chosen.ending}"
     if path.suffix != chosen.ending:
         raise UserError(f"-o {path}: --format {options.format} ends in {chosen.ending}.")
-    run = rebuild(read_run(options.run, options.set, options.data, "cpu"), options.checkpoint)
+    run = run_of(options, "cpu")
     for remark in run.stored.remarks:
         print(remark, file=sys.stderr)
     with cpu_threads(run.threads), quiet():

@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 
 from mtlrun.errors import UserError
+from mtlrun.inference.stored import read_run
+from mtlrun.inference.trained import TrainedRun, rebuild
 from mtlrun.tracking.folder import RESULT
 from mtlrun.tracking.status import STATUS
 from mtlrun.tracking.tables import COLUMNS
@@ -56,6 +58,20 @@ def add_device(parser: argparse.ArgumentParser) -> None:
         metavar="D",
         help="cpu, cuda or cuda:N; else the run's own, where there is one",
     )
+
+
+def run_of(options: argparse.Namespace, device: str | None) -> TrainedRun:
+    """The run that the options of :func:`parser_of` name, with its network.
+
+    Args:
+        options: as parsed.
+        device: where it computes; None for the run's own, where there is one.
+
+    Raises:
+        UserError: the run, its data or its checkpoint cannot be used.
+    """
+    stored = read_run(options.run, options.set, options.data, device)
+    return rebuild(stored, options.checkpoint)
 
 
 def check_output(output: Path, folder: Path) -> None:

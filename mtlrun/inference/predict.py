@@ -14,14 +14,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from mtlrun.data.base import NewInputs
-from mtlrun.durable import replace_file
+from mtlrun.durable import write_output
 from mtlrun.engine.device import cpu_threads
 from mtlrun.errors import UserError, did_you_mean
 from mtlrun.inference.answers import ANSWER, answers, maps
 from mtlrun.inference.files import InputFile, chunks, find_inputs, read_ahead
-from mtlrun.inference.options import add_device, check_output, parser_of
-from mtlrun.inference.stored import read_run
-from mtlrun.inference.trained import TrainedRun, rebuild
+from mtlrun.inference.options import add_device, check_output, parser_of, run_of
+from mtlrun.inference.trained import TrainedRun
 from mtlrun.types import StreamBatch
 
 TABLE = "predictions.csv"
@@ -70,9 +69,7 @@ def predict_command(arguments: list[str]) -> int:
     )
     parser.add_argument("--column", metavar="NAME", help="of texts in a table (else text)")
     options = parser.parse_args(arguments)
-    run = rebuild(
-        read_run(options.run, options.set, options.data, options.device), options.checkpoint
-    )
+    run = run_of(options, options.device)
     kind = run.dataset.new_inputs
     if kind is None:
         raise UserError(_no_new_inputs(run))
@@ -324,7 +321,7 @@ class Output:
                     raise UserError(
                         f"{path} is an input, and an output. Name another folder by -o."
                     )
-                _write(path, content)
+                write_output(path, content)
                 self.files += 1
             told.append(f"{start}{next(iter(made))}")
         return told
@@ -333,16 +330,9 @@ class Output:
         """Write the table; what was written, in words, or nothing where there is no row."""
         if not self.rows:
             return ""
-        _write(self.table, self.text.getvalue().encode())
+        write_output(self.table, self.text.getvalue().encode())
         maps_too = f", and {self.files} files beside it" if self.files else ""
         return f"Written to {self.table}: {self.rows} rows{maps_too}."
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        replace_file(path, content)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 
 def _report(

@@ -1,9 +1,10 @@
 """The figures that say in a line how a finished run did."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
-from mtlrun.analysis.statistics.delta_m import delta_m, relative_change
+from mtlrun.analysis.statistics.delta_m import NoChangeError, changes_between, delta_m
 
 FEW = 3
 """Tasks whose headline metrics fit into a line."""
@@ -31,16 +32,27 @@ def against(result: Result, alone: Result) -> float | None:
         result: of the run.
         alone: of the single-task run that it is compared with.
     """
-    changes: dict[str, dict[str, float]] = {}
-    for task, facts in result["tasks"].items():
-        for name, metric in facts["metrics"].items():
-            known = alone["tasks"].get(task, {}).get("metrics", {}).get(name, {}).get("test")
-            if not known or metric["test"] is None:
-                return None
-            changes.setdefault(task, {})[name] = relative_change(
-                metric["test"], known, higher_is_better=metric["higher_is_better"]
-            )
-    return delta_m(changes).over_metrics if changes else None
+    directions = {
+        task: {name: metric["higher_is_better"] for name, metric in facts["metrics"].items()}
+        for task, facts in result["tasks"].items()
+    }
+    try:
+        changes = changes_between(_on_test(result), _on_test(alone), directions)
+    except NoChangeError:
+        return None
+    change = delta_m(changes).over_metrics if changes else math.nan
+    return None if math.isnan(change) else change
+
+
+def _on_test(result: Result) -> dict[str, dict[str, float]]:
+    """A result's figures on the test split; NaN for none."""
+    return {
+        task: {
+            name: math.nan if metric["test"] is None else metric["test"]
+            for name, metric in facts["metrics"].items()
+        }
+        for task, facts in result["tasks"].items()
+    }
 
 
 def _shown(value: float | None) -> str:

@@ -168,7 +168,8 @@ class Watch:
             line = Line("finished", delta_m=shown, text=headline(result or {}))
         except (KeyError, TypeError, AttributeError):  # another version's
             line = Line("finished")
-        if alone or not job.alone:
+        # Until the baseline has ended there may be more to say.
+        if alone or not job.alone or job.alone in self.failures:
             self._ended[job.folder] = line
         return line
 

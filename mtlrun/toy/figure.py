@@ -4,14 +4,12 @@ Matplotlib is imported where it is needed: it is an optional dependency.
 """
 
 import io
-import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from mtlrun.errors import UserError
 from mtlrun.toy.problem import FRONT_ENDS, Floats, Problem
 from mtlrun.toy.walk import Walk
 
@@ -71,21 +69,6 @@ END: Style = {
     "linestyle": "none",
     "zorder": 6,
 }
-
-
-def require_matplotlib() -> None:
-    """Say what to install where it is missing.
-
-    Raises:
-        UserError: it cannot be imported.
-    """
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            "The toy is drawn with matplotlib, which is not installed. Install it: "
-            f"pip install 'mtlrun[plots]', or {sys.executable} -m pip install matplotlib."
-        ) from error
 
 
 def picture_of(png: bytes) -> Any:

@@ -17,12 +17,13 @@ from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
 from mtlrun import __version__, build
+from mtlrun.analysis.plots.style import require_matplotlib
 from mtlrun.config import Config, ToyConfig
 from mtlrun.durable import replace_file
 from mtlrun.engine.device import cpu_threads
 from mtlrun.errors import UserError
 from mtlrun.randomness import seed_global
-from mtlrun.toy.figure import draw, picture_of, require_matplotlib
+from mtlrun.toy.figure import draw, picture_of
 from mtlrun.toy.problem import Problem
 from mtlrun.toy.settings import RESULT
 from mtlrun.toy.walk import INFOS, TASKS, Walk, Walker, walk
@@ -57,7 +58,7 @@ def draw_toy(config: Config, toy: ToyConfig, folder: Path, console: Console) -> 
         result: dict[str, Any] = json.loads(path.read_text())
         console.print(f"Already finished, nothing to do: {folder}", highlight=False, soft_wrap=True)
     else:
-        require_matplotlib()
+        require_matplotlib("The toy is drawn")
         problem = Problem(toy.scale)
         walks, seconds = _walk_all(problem, toy, config.seed, console)
         _write_trajectories(folder / "trajectories.csv", walks)

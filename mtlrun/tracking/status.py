@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from mtlrun.errors import UserError
+from mtlrun.durable import replace_file
+from mtlrun.errors import described
 from mtlrun.tracking.console import Display, Silent
 from mtlrun.tracking.folder import is_locked
 
@@ -131,8 +132,7 @@ class Reported:
 
 def first_line(error: BaseException) -> str:
     """The first line of why: a user's error as it reads, another one with its kind."""
-    text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-    return text.strip().split("\n")[0]
+    return described(error).strip().split("\n")[0]
 
 
 def read_status(folder: Path) -> Status | None:
@@ -168,11 +168,6 @@ def _read(path: Path) -> Status | None:
 
 
 def _write(path: Path, status: Status) -> None:
-    """Replace the file: whole, but without waiting for the disk as checkpoints do."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_text(json.dumps(asdict(status), indent=1) + "\n", encoding="utf-8")
-        temporary.replace(path)
-    except OSError:  # a full disk stops the run where it matters, not here
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    text = json.dumps(asdict(status), indent=1) + "\n"
+    with suppress(OSError):  # a full disk stops the run where it matters, not here
+        replace_file(path, text.encode(), sync=False)

@@ -102,9 +102,10 @@ def test_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         raise OSError(28, "No space left on device")
 
     write_status(tmp_path, "running", 1)
-    monkeypatch.setattr(Path, "write_text", write)
+    monkeypatch.setattr(Path, "open", write)
     with Reported(tmp_path, 4):
         pass
+    monkeypatch.undo()
     assert json.loads((tmp_path / "status.json").read_text())["epoch"] == 1
 
 

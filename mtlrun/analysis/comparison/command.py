@@ -12,7 +12,7 @@ from mtlrun.analysis.comparison.console import print_report
 from mtlrun.analysis.comparison.options import add_options, compared
 from mtlrun.analysis.comparison.render import to_csv, to_latex, to_markdown
 from mtlrun.analysis.comparison.table import Report
-from mtlrun.durable import replace_file
+from mtlrun.durable import write_output
 from mtlrun.errors import UserError
 
 WRITERS: Mapping[str, Callable[[Report], str]] = {
@@ -124,8 +124,5 @@ def _print_text(report: Report, text_format: str) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    try:
-        replace_file(path, text.encode())
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}.") from error
+    write_output(path, text.encode())
     Console().print(f"Written to {path}", markup=False, highlight=False)

@@ -19,7 +19,7 @@ from mtlrun.analysis.plots.subject import (
     display_names,
     subject_of,
 )
-from mtlrun.durable import replace_file
+from mtlrun.durable import write_output
 from mtlrun.errors import UserError, did_you_mean
 
 KINDS = {
@@ -243,8 +243,5 @@ def _draw(subject: Subject, kind: str, formats: Sequence[str], start: Path) -> l
     pictures = [Path(f"{start}{ending}") for ending in files]
     files[".txt"] = (" ".join(picture.caption) + "\n").encode()
     for ending, content in files.items():
-        try:
-            replace_file(Path(f"{start}{ending}"), content)
-        except OSError as error:
-            raise UserError(f"{start}{ending} cannot be written: {error.strerror}.") from error
+        write_output(Path(f"{start}{ending}"), content)
     return pictures

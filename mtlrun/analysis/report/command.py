@@ -10,7 +10,7 @@ from mtlrun.analysis.comparison.notes import names
 from mtlrun.analysis.comparison.options import add_options, compared
 from mtlrun.analysis.comparison.table import Report
 from mtlrun.analysis.report.page import page
-from mtlrun.durable import replace_file
+from mtlrun.durable import write_output
 from mtlrun.errors import UserError
 
 NAME = "report.html"
@@ -41,10 +41,7 @@ def report_command(arguments: list[str]) -> int:
     found, report = compared(given)
     made = datetime.now().astimezone()
     text = page(report, found.unfinished, given.title or _title(report), made)
-    try:
-        replace_file(target, text.encode())
-    except OSError as error:
-        raise UserError(f"{target} cannot be written: {error.strerror}.") from error
+    write_output(target, text.encode())
     Console().print(f"Written to {target}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
