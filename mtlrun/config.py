@@ -13,7 +13,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from mtlrun.errors import UserError, nearest_hint
+from mtlrun.errors import UserError, did_you_mean, nearest_hint
 from mtlrun.tracking.folder import flatten
 
 
@@ -34,7 +34,8 @@ class EngineConfig:
     checkpoint_minutes: float = 10.0
     evaluation_batch_size: int | None = None
     keep_data_on_device: bool = True
-    patience: int | None = None
+    affinity: str = "none"
+    affinity_every: int = 10
 
 
 @dataclass
@@ -54,6 +55,19 @@ class ModelConfig:
 
     freeze: list[str] = field(default_factory=list)
     init_from: str | None = None
+
+
+@dataclass
+class DistillConfig:
+    """Finished runs that teach this one, and how much their answers count beside the labels."""
+
+    teachers: list[str] = field(default_factory=list)
+    tasks: list[str] | None = None
+    temperature: float = 1.0
+    weight: float = 0.5
+    anneal: bool = False
+    features: float = 0.0
+    cache_gb: float = 1.0
 
 
 @dataclass
@@ -89,7 +103,7 @@ class Config:
     outputs: str = "outputs"
     epochs: int = 10
     batch_size: int = 64
-    tasks: list[str] | None = None
+    tasks: Any = None  # see chosen_tasks
     select_on: str = "validation"
     objective: str = "delta_m"
     dataset: dict[str, Any] = field(default_factory=dict)
@@ -100,9 +114,11 @@ class Config:
     sampler: dict[str, Any] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
     scheduler: dict[str, Any] = field(default_factory=dict)
+    stopping: dict[str, Any] = field(default_factory=dict)
     engine: EngineConfig = field(default_factory=EngineConfig)
     gradients: GradientsConfig = field(default_factory=GradientsConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     toy: ToyConfig | None = None
 
@@ -114,6 +130,7 @@ CHOICES = {
     "select_on": ("validation", "test"),
     "engine.amp": ("none", "bf16"),
     "engine.on_nonfinite": ("stop", "skip"),
+    "engine.affinity": ("none", "tag", "cosine"),
     "gradients.rescale": ("none", "sum", "norm"),
     "gradients.at": ("auto", "parameters", "representation", "last_layer"),
     "tracking.progress": ("auto", "bar", "lines", "none"),
@@ -128,8 +145,10 @@ AT_LEAST = {
     "engine.log_every": 1,
     "engine.checkpoint_minutes": 0,
     "engine.evaluation_batch_size": 1,
-    "engine.patience": 1,
+    "engine.affinity_every": 1,
     "engine.clip_norm": 1e-6,
+    "distill.features": 0,
+    "distill.cache_gb": 0,
     "gradients.every": 1,
     "gradients.smoothing": 0,
     "gradients.memory_gb": 0,
@@ -227,6 +246,44 @@ def validate(config: Config) -> None:
         value = _at(config, key)
         if value is not None and value < least:
             raise UserError(f"{key}={value}: use {least} or more, or leave it out.")
+
+
+@dataclass(frozen=True)
+class TaskChoice:
+    """What the key ``tasks`` says.
+
+    Attributes:
+        of: a subset of the dataset's tasks; None for all.
+        primary: those that the run is for; None for all. The others help them: auxiliaries.
+        anneal: the share of the run by whose end auxiliaries have faded out; None keeps them.
+    """
+
+    of: list[str] | None = None
+    primary: list[str] | None = None
+    anneal: float | None = None
+
+
+def chosen_tasks(tasks: Any) -> TaskChoice:
+    """The choice that ``tasks`` stands for: a list of tasks, or a mapping with a choice's fields.
+
+    Raises:
+        UserError: it is neither.
+    """
+    if isinstance(tasks, dict):
+        known = [field.name for field in fields(TaskChoice)]
+        for key in tasks:
+            if key not in known:
+                raise UserError(
+                    f"tasks.{key}: there is no such setting. {did_you_mean(key, known)}"
+                )
+        choice = TaskChoice(**tasks)
+    else:
+        choice = TaskChoice(tasks)
+    for key, names in (("tasks", choice.of), ("tasks.primary", choice.primary)):
+        listed = isinstance(names, list) and all(isinstance(name, str) for name in names)
+        if names is not None and not listed:
+            raise UserError(f"{key}={names}: use a list of tasks, for example {key}=[depth].")
+    return choice
 
 
 def _at(config: Config, key: str) -> Any:

@@ -86,6 +86,9 @@ def summary(
             },
             "weight": ledger.latest_weights[index],
         }
+    for watcher in parts.step.watchers:
+        for name, found in watcher.found().items():
+            tasks[name] |= found
     epochs = selection.epoch
     groups = selection.groups
     selected: Any = epochs[0]

@@ -81,7 +81,6 @@ def _train(
         select_on="val" if config.select_on == "validation" else "test",
         log_every=config.engine.log_every,
         checkpoint_minutes=config.engine.checkpoint_minutes,
-        patience=config.engine.patience,
         skip_nonfinite=config.engine.on_nonfinite == "skip",
         images=config.tracking.images,
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 from mtlrun import tasks as tasks_package
 from mtlrun.build.components import Settings, component, located
-from mtlrun.config import Config
+from mtlrun.config import Config, chosen_tasks
 from mtlrun.data.base import Dataset
 from mtlrun.engine.loader import label_masks
 from mtlrun.errors import UserError, did_you_mean
@@ -78,18 +78,19 @@ def task_names(config: Config) -> list[str]:
             "dataset.tasks={price: regression, sold: classification}, or dataset.tasks=[price,sold]"
             f" where the data can tell the kinds.{possible}"
         )
-    if config.tasks is None:
+    chosen = chosen_tasks(config.tasks).of
+    if chosen is None:
         return known
-    if not config.tasks:
+    if not chosen:
         raise UserError(
             f"tasks=[] leaves nothing to train. Name some of {', '.join(known)}, or leave it out."
         )
-    for name in config.tasks:
+    for name in chosen:
         if name not in known:
             raise UserError(f"tasks: this dataset has no task {name}. {did_you_mean(name, known)}")
-        if config.tasks.count(name) > 1:
+        if chosen.count(name) > 1:
             raise UserError(f"tasks names {name} twice. Name each task once.")
-    return [name for name in known if name in config.tasks]
+    return [name for name in known if name in chosen]
 
 
 def _possible_tasks(config: Config) -> str:

@@ -5,7 +5,6 @@ by name. Every way fills ``.grad`` of all parameters that a step trains, and giv
 that are logged.
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from mtlrun.engine.adapters import derivatives
 from mtlrun.engine.rules import Rescale, WeightRules
+from mtlrun.engine.shares import first_nonfinite, micro_batch_shares
 from mtlrun.engine.terms import TermGradients
 from mtlrun.models.architectures.base import Pass
 from mtlrun.models.model import MultiTaskModel
@@ -175,24 +175,6 @@ def kept(tensors: Sequence[Tensor]) -> Iterator[None]:
                 tensor.copy_(values)
 
 
-def labelled(batch: Batch, names: Sequence[str]) -> tuple[int, ...]:
-    """Indices of the tasks that have a label in a batch, in the order of the run's tasks."""
-    present = {task for part in batch.values() for task in part.present}
-    if len(present) == len(names):
-        return tuple(range(len(names)))
-    return tuple(index for index, name in enumerate(names) if name in present)
-
-
-def first_nonfinite(losses: Sequence[Tensor], present: Sequence[int]) -> int | None:
-    """The first of the tasks whose loss is NaN or infinite. Waits for the device."""
-    if losses[0].is_cpu:
-        values = [loss.item() for loss in losses]
-    else:
-        values = torch.stack(list(losses)).tolist()
-    bad = (task for task, value in zip(present, values, strict=True) if not math.isfinite(value))
-    return next(bad, None)
-
-
 class Backward(ABC):
     """Fills ``.grad`` for one step.
 
@@ -333,54 +315,3 @@ def walk(losses: Sequence[Tensor], weights: Sequence[Tensor], terms: Sequence[Te
     trained += [(term, torch.ones_like(term)) for term in terms]
     if trained:
         torch.autograd.backward([loss for loss, _ in trained], [w for _, w in trained])
-
-
-def micro_batch_shares(
-    batches: Sequence[Batch], names: Sequence[str], present: Sequence[int]
-) -> list[list[float]]:
-    """How much each micro-batch counts for each task of the step.
-
-    A task's loss over the step is the mean of its losses over the micro-batches that have labels
-    for it.
-
-    Returns:
-        for each micro-batch, for each task of the step, its share; shares of a task sum to 1.
-    """
-    if len(batches) == 1:
-        return [[1.0] * len(present)]
-    labels = [set(labelled(batch, names)) for batch in batches]
-    counts = {task: sum(task in tasks for tasks in labels) for task in present}
-    return [[(task in tasks) / counts[task] for task in present] for tasks in labels]
-
-
-def add_losses(
-    sums: list[Tensor], losses: list[Tensor], places: Sequence[int], share: Sequence[float]
-) -> list[Tensor]:
-    """The step's losses so far, with those of a further micro-batch times their shares."""
-    if all(value == 1 for value in share):  # the step's only micro-batch
-        return losses
-    sums = sums or [torch.zeros_like(losses[0]) for _ in share]
-    for place, loss in zip(places, losses, strict=True):
-        sums[place] = sums[place] + loss * share[place]
-    return sums
-
-
-def to_host(inner: Tensor, losses: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """The Gramian, [T, T], and the losses, [T], on the host; from a GPU in one copy."""
-    if inner.is_cpu:
-        return inner, torch.tensor([loss.item() for loss in losses], dtype=torch.float64)
-    tasks = len(inner)
-    both = torch.cat([inner.flatten(), torch.stack(list(losses)).double()]).cpu()
-    return both[: tasks * tasks].view(tasks, tasks), both[tasks * tasks :]
-
-
-def first_bad(present: Sequence[int], inner: Tensor, losses: Tensor) -> int | None:
-    """The first task with a loss or gradient that is not finite; all on the host.
-
-    The diagonal tells: a gradient with a NaN spoils its inner products with all others, too. Rows
-    of several batches follow one another, the tasks of each in their order.
-    """
-    if math.isfinite(inner.trace().item() + losses.sum().item()):
-        return None
-    finite = torch.isfinite(inner.diagonal()) & torch.isfinite(losses)
-    return None if bool(finite.all()) else present[int((~finite).nonzero()[0]) % len(present)]

@@ -12,17 +12,7 @@ import torch
 from torch import Tensor
 
 from mtlrun.engine.alignment import HeadAlignment
-from mtlrun.engine.backward import (
-    Backward,
-    Forward,
-    GradientSettings,
-    StepFigures,
-    add_losses,
-    first_bad,
-    first_nonfinite,
-    micro_batch_shares,
-    to_host,
-)
+from mtlrun.engine.backward import Backward, Forward, GradientSettings, StepFigures
 from mtlrun.engine.gradients import gramian
 from mtlrun.engine.heads import (
     HeadPass,
@@ -37,6 +27,7 @@ from mtlrun.engine.heads import (
 from mtlrun.engine.rows import PlainRows, Rows, SweptRows
 from mtlrun.engine.rules import WeightRules
 from mtlrun.engine.segments import SegmentRows
+from mtlrun.engine.shares import add_losses, first_bad, first_nonfinite, micro_batch_shares, to_host
 from mtlrun.types import Batch, StepInfo
 from mtlrun.weighting.base import GramianWeighting, JacobianWeighting
 from mtlrun.weighting.solvers import SolverError

@@ -3,27 +3,26 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from mtlrun.data.base import Dataset
-from mtlrun.engine import checkpoint
 from mtlrun.engine.backward import Forward
 from mtlrun.engine.evaluation import Figures, Selection, as_evaluation, evaluate, headline
+from mtlrun.engine.interrupts import StopRequest
 from mtlrun.engine.ledger import Ledger, nonfinite_loss, of_task, of_term
 from mtlrun.engine.loader import EvaluationLoader, Placement, TrainLoader
 from mtlrun.engine.pictures import dense_pictures
 from mtlrun.engine.probe import GradientProbe
+from mtlrun.engine.saving import Saving, Stateful
 from mtlrun.engine.step import TrainingStep
-from mtlrun.engine.stopping import StopRequest
-from mtlrun.errors import Interrupted, UserError
+from mtlrun.errors import Interrupted
 from mtlrun.models.model import MultiTaskModel
 from mtlrun.tasks.base import Task
 from mtlrun.tracking.tracker import Tracker
@@ -39,7 +38,6 @@ class Schedule:
         select_on: the split that chooses the best epoch, ``val`` or ``test``.
         log_every: steps between rows of ``losses.csv``.
         checkpoint_minutes: time between checkpoints within an epoch.
-        patience: epochs without a better score before training stops; None never stops early.
         skip_nonfinite: whether steps with a NaN or infinite loss are left out.
         images: examples of dense tasks to draw.
     """
@@ -48,7 +46,6 @@ class Schedule:
     select_on: str = "val"
     log_every: int = 20
     checkpoint_minutes: float = 10.0
-    patience: int | None = None
     skip_nonfinite: bool = False
     images: int = 0
 
@@ -95,7 +92,6 @@ class Engine:
     ) -> None:
         self.parts = parts
         self.schedule = schedule
-        self.folder = folder
         self.tracker = tracker
         self.log = log
         self.baseline = baseline
@@ -104,12 +100,12 @@ class Engine:
         self.ledger = Ledger(tuple(parts.tasks), parts.model.architecture.terms)
         self.selection = Selection(parts.model.independent_groups())
         self.final: Figures = {}
-        self.best_model: dict[str, Any] = {}
         self.epoch = 0
         self.steps_in_epoch = 0
         self.steps = 0
         self.seconds = 0.0
         self.stop = StopRequest()
+        self.saving = Saving(folder, parts.model, self._stateful())
         self._loaders: dict[str, EvaluationLoader] = {}
         self._probe = self._probe_for(parts.loader)
 
@@ -130,7 +126,7 @@ class Engine:
         """
         self._resume()
         with self.stop:
-            while self.epoch < self.schedule.epochs and not self._out_of_patience():
+            while self.epoch < self.schedule.epochs:
                 self._train_epoch()
                 self._close_epoch()
 
@@ -139,7 +135,7 @@ class Engine:
 
         With ``select_on=test``, those of the best epoch as it was seen in training.
         """
-        checkpoint.load_model(self.folder / checkpoint.BEST, self.parts.model)
+        self.saving.load_best()
         figures = evaluate(self.forward, self._loader("test"))
         if self.schedule.select_on != "test":
             self.tracker.metrics(self.epoch, self.steps, "test", figures)
@@ -194,11 +190,15 @@ class Engine:
         self.tracker.steps(losses, conflicts, self.steps, self.epoch + 1)
         if self.ledger.terms:
             self.tracker.terms(self.ledger.term_rows(self.steps, self.epoch + 1))
+        for watcher in self.parts.step.watchers:
+            watcher.log(self.tracker, self.steps, self.epoch + 1)
 
     def _close_epoch(self) -> None:
         began, parts = time.monotonic(), self.parts
         if self.steps % self.schedule.log_every:
             self._log_steps()  # so that every epoch's last steps are in the files
+        for watcher in parts.step.watchers:
+            watcher.close_epoch(self.tracker, self.steps, self.epoch + 1)
         means = self.ledger.close_epoch()
         train = {t: {"loss": m} for t, m in zip(self.parts.tasks, means, strict=True) if m == m}
         sampler = parts.loader.sampler
@@ -227,7 +227,7 @@ class Engine:
                 part.after_evaluation(as_evaluation(parts.tasks, figures, changes))
         improved = self.selection.update(self.parts.tasks, figures, self.epoch)
         if improved:
-            self._keep_best(improved)
+            self.saving.keep_best(self.selection, improved)
         self.seconds += time.monotonic() - began
         self._save()
         text = self._summary(figures)
@@ -266,12 +266,6 @@ class Engine:
             tag = f"{self.schedule.select_on}/{task}/input, target, prediction"
             self.tracker.images(tag, pictures, self.steps)
 
-    def _out_of_patience(self) -> bool:
-        patience = self.schedule.patience
-        if patience is None or not self.selection.epoch:
-            return False
-        return self.epoch - max(self.selection.epoch) >= patience
-
     def _loader(self, split: str) -> EvaluationLoader:
         if split not in self._loaders:
             self._loaders[split] = EvaluationLoader(
@@ -285,69 +279,44 @@ class Engine:
 
     # -- checkpoints -------------------------------------------------------------------------------
 
-    def _keep_best(self, improved: list[int]) -> None:
-        """Write ``best.pt``; independent networks are kept each from its own best epoch."""
-        model = self.parts.model.state_dict()
-        path = self.folder / checkpoint.BEST
-        groups = self.selection.groups
-        if len(groups) > 1 and len(improved) < len(groups):
-            kept: dict[str, Any] = checkpoint.read(path)["model"]
-            for number, keys in enumerate(_entries_of(self.parts.model, groups)):
-                if number not in improved:
-                    model.update({key: kept[key] for key in keys})
-        checkpoint.write(path, {"model": model, "epoch": list(self.selection.epoch)})
+    def _stateful(self) -> dict[str, Stateful]:
+        """What has a state beside the network."""
+        parts = self.parts
+        found: dict[str, Stateful] = {
+            "weighting": parts.weighting,
+            "optimizer": parts.optimizer,
+            "backward": parts.step.backward,
+            "sampler": parts.loader.sampler,
+            "loader": parts.loader,
+            "ledger": self.ledger,
+            "selection": self.selection,
+        }
+        if parts.scheduler:
+            found["scheduler"] = parts.scheduler
+        return found | {f"watcher/{watcher.name}": watcher for watcher in parts.step.watchers}
 
     def _save(self) -> None:
         """Write ``last.pt``: everything that the rest of the run depends on."""
         self.ledger.read_back()  # a loss that is not finite stops the run before it is saved
-        parts = self.parts
-        checkpoint.rotate_and_write(
-            self.folder,
+        self.saving.write(
             {
                 "epoch": self.epoch,
                 "steps_in_epoch": self.steps_in_epoch,
                 "steps": self.steps,
                 "seconds": self.seconds,
                 "final": self.final,
-                "model": parts.model.state_dict(),
-                "weighting": parts.weighting.state_dict(),
-                "backward": parts.step.backward.state_dict(),
-                "optimizer": parts.optimizer.state_dict(),
-                "scheduler": parts.scheduler.state_dict() if parts.scheduler else None,
-                "sampler": parts.loader.sampler.state_dict(),
-                "loader": parts.loader.state_dict(),
-                "ledger": self.ledger.state_dict(),
-                "selection": self.selection.state_dict(),
                 "tracker": self.tracker.state_dict(),
-            },
+            }
         )
 
     def _resume(self) -> None:
-        state, remarks = checkpoint.read_latest(self.folder)
+        state, remarks = self.saving.read()
         for remark in remarks:
             self.log.warning(remark)
             self.tracker.display.note(remark)
         if state is None:
             self.tracker.open(None, 0)
             return
-        parts = self.parts
-        try:
-            parts.model.load_state_dict(state["model"])
-            parts.weighting.load_state_dict(state["weighting"])
-            parts.optimizer.load_state_dict(state["optimizer"])
-        except (RuntimeError, ValueError) as error:
-            raise UserError(
-                f"The checkpoint in {self.folder} is of another model or optimizer: "
-                f"{' '.join(str(error).split())[:300]}. Run with another study=NAME, or delete the "
-                "run's folder to start it again."
-            ) from error
-        parts.step.backward.load_state_dict(state["backward"])
-        if parts.scheduler and state["scheduler"]:
-            parts.scheduler.load_state_dict(state["scheduler"])
-        parts.loader.sampler.load_state_dict(state["sampler"])
-        parts.loader.load_state_dict(state["loader"])
-        self.ledger.load_state_dict(state["ledger"])
-        self.selection.load_state_dict(state["selection"])
         self.final = state["final"]
         self.epoch, self.steps_in_epoch = state["epoch"], state["steps_in_epoch"]
         self.steps, self.seconds = state["steps"], state["seconds"]
@@ -365,28 +334,3 @@ class Engine:
             "Repeat the same command to go on from here.",
             128 + self.stop.signal,
         )
-
-
-def _entries_of(model: MultiTaskModel, groups: Sequence[tuple[str, ...]]) -> list[list[str]]:
-    """For each of the independent groups of tasks its entries in the model's state dict.
-
-    Those are the parameters that it trains. Anything else (running means, frozen weights) goes with
-    the trained parameters nearest to it in the tree of modules, where they are of one group.
-    """
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    owners: dict[str, set[int]] = {}
-    for number, group in enumerate(groups):
-        for parameter in (p for task in group for p in model.own_parameters(task)):
-            place = names[id(parameter)]
-            while place:
-                owners.setdefault(place, set()).add(number)
-                place = place.rpartition(".")[0]
-    entries: list[list[str]] = [[] for _ in groups]
-    for key in model.state_dict():
-        place = key
-        while place and place not in owners:
-            place = place.rpartition(".")[0]
-        nearest = owners.get(place, set())
-        if len(nearest) == 1:
-            entries[min(nearest)].append(key)
-    return entries

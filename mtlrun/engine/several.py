@@ -6,19 +6,18 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from mtlrun.engine.backward import (
-    StepFigures,
+from mtlrun.engine.backward import StepFigures, kept
+from mtlrun.engine.balanced import FromGradients
+from mtlrun.engine.heads import HeadPass, OwnGradients, add_own, give_own, trainable
+from mtlrun.engine.rows import PlainRows
+from mtlrun.engine.shares import (
     add_losses,
     first_bad,
     first_nonfinite,
-    kept,
     labelled,
     micro_batch_shares,
     to_host,
 )
-from mtlrun.engine.balanced import FromGradients
-from mtlrun.engine.heads import HeadPass, OwnGradients, add_own, give_own, trainable
-from mtlrun.engine.rows import PlainRows
 from mtlrun.randomness import seed_global_step
 from mtlrun.types import Batch, StepInfo
 from mtlrun.weighting.base import GramianWeighting

@@ -8,20 +8,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mtlrun.engine.adapters import LossesAsGramian
-from mtlrun.engine.backward import (
-    Backward,
-    Forward,
-    FromLosses,
-    GradientSettings,
-    StepFigures,
-    add_losses,
-    first_nonfinite,
-    labelled,
-    micro_batch_shares,
-)
+from mtlrun.engine.backward import Backward, Forward, FromLosses, GradientSettings, StepFigures
 from mtlrun.engine.balanced import FromGradients
 from mtlrun.engine.rules import Rescale
 from mtlrun.engine.several import FromBatches
+from mtlrun.engine.shares import add_losses, first_nonfinite, labelled, micro_batch_shares
+from mtlrun.engine.watching import Watcher
 from mtlrun.models.model import MultiTaskModel
 from mtlrun.randomness import seed_global_step
 from mtlrun.tasks.base import Task
@@ -100,6 +92,9 @@ class TrainingStep:
         clip_norm: largest norm of the gradient; for independent networks, of each one's.
         check: whether non-finite losses are noticed before the update.
         compiled: whether the architecture and the heads go through ``torch.compile``.
+
+    Attributes:
+        watchers: look at each step between its backward pass and the update.
     """
 
     def __init__(
@@ -134,6 +129,7 @@ class TrainingStep:
             check=check,
             accumulating=accumulate > 1,
         )
+        self.watchers: list[Watcher] = []
         self._looks_ahead = isinstance(weighting, GramianWeighting) and weighting.lookahead
         self._indices: dict[tuple[tuple[str, ...], ...], tuple[int, ...]] = {}
         self._clip_groups = self._independent_parameters() if clip_norm is not None else []
@@ -178,6 +174,8 @@ class TrainingStep:
             self.optimizer.zero_grad(set_to_none=True)
             return figures
         self._keep_only()
+        for watcher in self.watchers if figures.present else ():
+            watcher.look(batches, info, figures)
         for parameters in self._clip_groups:
             assert self.clip_norm is not None
             torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm)

@@ -94,14 +94,14 @@ def test_each_network_is_kept_from_its_own_best_epoch(tmp_path: Path) -> None:
     engine = engine_of(model, tmp_path)
     assert list(engine.selection.groups) == [("a",), ("b",), ("c",)]
     set_all(model, 1)
-    engine._keep_best([0, 1, 2])
+    engine.saving.keep_best(engine.selection, [0, 1, 2])
     assert set(held(tmp_path).values()) == {1}
     set_all(model, 2)
-    engine._keep_best([1])
+    engine.saving.keep_best(engine.selection, [1])
     set_all(model, 3)
-    engine._keep_best([0, 1])
+    engine.saving.keep_best(engine.selection, [0, 1])
     set_all(model, 4)
-    engine._keep_best([0])
+    engine.saving.keep_best(engine.selection, [0])
     expected = {"0": 4, "1": 3, "2": 1}
     entries = held(tmp_path)
     assert set(entries) == set(model.state_dict())
@@ -118,5 +118,5 @@ def test_a_network_that_shares_is_kept_whole(tmp_path: Path) -> None:
     engine = engine_of(model, tmp_path)
     for value in (1, 2):
         set_all(model, value)
-        engine._keep_best([0])
+        engine.saving.keep_best(engine.selection, [0])
         assert set(held(tmp_path).values()) == {value}

@@ -24,7 +24,7 @@ from engine_toys import (
 from torch import Tensor, nn
 
 from mtlrun.engine.compatibility import check_compatible, resolve_place
-from mtlrun.engine.engine import _entries_of
+from mtlrun.engine.saving import _entries_of
 from mtlrun.errors import UserError
 from mtlrun.models.model import MultiTaskModel
 from mtlrun.sampling.joint import Joint
