@@ -3,12 +3,13 @@
 import io
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 from hydra import compose
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from torch import Tensor
 
@@ -28,9 +29,15 @@ STOPS = (4, 9)
 """Steps, counted over both attempts, that end in an interruption: in the first epoch and later."""
 
 
+@cache
+def _composed(overrides: tuple[str, ...]) -> DictConfig:
+    """Composed once, however often the run is repeated: that takes as long as to train it."""
+    return compose("config", overrides=[*SETTINGS, *QUIET, *overrides])
+
+
 def train(folder: Path, *overrides: str, dataset: dict[str, object] | None = None) -> None:
     """A run of these settings, in ``folder``."""
-    composed = OmegaConf.to_object(compose("config", overrides=[*SETTINGS, *QUIET, *overrides]))
+    composed = OmegaConf.to_object(_composed(overrides))
     assert isinstance(composed, Config)
     if "baseline" in composed.weighting:
         composed.weighting["baseline"] = str(folder.parent / "alone")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 SETTINGS = (
     "weighting=mgda",
-    "epochs=8",
+    "epochs=5",
     "batch_size=8",
     "tracking.tensorboard=false",
     "tracking.progress=lines",
@@ -32,7 +32,7 @@ SWEEP = ("-m", "architecture=hps,single_task", *SETTINGS)
 """One job that trains, and one that fails at once: MGDA needs something shared."""
 
 RUN, FAILING = (
-    Path(f"outputs/default/digits/mgda,{name}batch_size=8,epochs=8/seed=0")
+    Path(f"outputs/default/digits/mgda,{name}batch_size=8,epochs=5/seed=0")
     for name in ("", "architecture=single_task,")
 )
 
