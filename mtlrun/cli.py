@@ -119,6 +119,7 @@ def _from(module: str, name: str) -> Verb:
 VERBS: dict[str, Verb] = {
     "list": _list,
     "compare": _from("mtlrun.analysis.comparison.command", "compare_command"),
+    "group": _from("mtlrun.analysis.grouping.command", "group_command"),
     "report": _from("mtlrun.analysis.report.command", "report_command"),
     "plot": _from("mtlrun.analysis.plots.command", "plot_command"),
     "tensorboard": _from("mtlrun.analysis.board", "board_command"),
@@ -139,6 +140,7 @@ def _train(arguments: list[str]) -> int:
     from omegaconf.errors import OmegaConfBaseException
 
     from mtlrun import config as schema
+    from mtlrun.overrides import with_open_keys, with_task_keys
     from mtlrun.sweeping import plugins
     from mtlrun.sweeping.worker import SWEEP_PROCESS, this_process
 
@@ -152,7 +154,8 @@ def _train(arguments: list[str]) -> int:
     FAILED.clear()
     _composed.cache_clear()
     # Hydra's parser wants its -m before the settings, or after all of them.
-    arguments = sorted(map(_with_open_keys, arguments), key=lambda given: given not in MANY)
+    arguments = with_task_keys(map(with_open_keys, arguments))
+    arguments = sorted(arguments, key=lambda given: given not in MANY)
     sys.argv = ["mtlrun", *arguments]
     app = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")(
         _job
@@ -174,19 +177,6 @@ def _train(arguments: list[str]) -> int:
 
 MANY = ("-m", "--multirun")
 """Options for several runs."""
-
-
-def _with_open_keys(argument: str) -> str:
-    """Some keys stand for any task, method or argument of a launcher, so Hydra's ``+`` for new keys
-    is not asked for.
-
-    An experiment and a sweep are there already, as null, and may be added all the same.
-    """
-    if argument.startswith(("+experiment=", "+sweep=")):
-        return argument[1:]
-    launcher = [f"hydra.launcher.{name}" for name in ("parameters", "init", "resources")]
-    free = ("heads.of.", "toy.settings.", "toy.settings=", *launcher)
-    return f"++{argument}" if argument.startswith(free) else argument
 
 
 def _report_failure(traceback_wanted: bool) -> int:
@@ -327,13 +317,15 @@ def _explain(error: Exception, arguments: Sequence[str]) -> str:
     ours = re.match(r"UserError raised while resolving interpolation: (.*)", text)
     if ours:
         return ours[1]
-    if "mismatched input" in text or "extraneous input" in text:
+    if any(slip in text for slip in ("mismatched input", "extraneous input", "no viable alt")):
         garbled = _first_garbled(arguments)
         if garbled is not None:
             name, _, value = garbled.partition("=")
+            listed = value.startswith("[") and value.endswith("]")
+            quoted = f'["{value[1:-1]}"]' if listed else f'"{value}"'
             return (
                 f"{garbled}: a value with = or the like in it, as the folders of runs have, needs "
-                f"double quotes within the shell's single ones: '{name}=\"{value}\"'."
+                f"double quotes within the shell's single ones: '{name}={quoted}'."
             )
     several = re.match(r"Ambiguous value for argument '(.+)'", text)
     if several:
@@ -357,6 +349,11 @@ def _explain(error: Exception, arguments: Sequence[str]) -> str:
         return explain_key(key[1] or key[2], plain(composed), choices_of(composed.hydra))
     cause = str(error.__cause__ or "").split("\n")[0]
     text = " ".join(f"{text} {cause}".split()).removesuffix(".")
+    from mtlrun.overrides import clash
+
+    explained = clash(text)
+    if explained:
+        return explained
     override = re.match(r"Error merging override (\S+) (.*)", text)
     if override and "is not a ListConfig" in text:
         return f"{override[1]}: give a list, for example tasks=[digit,ink]."

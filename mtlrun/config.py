@@ -13,7 +13,10 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from mtlrun.errors import UserError, did_you_mean, nearest_hint
+from mtlrun.errors import UserError, nearest_hint
+from mtlrun.task_choice import chosen_tasks, plain_tasks
+from mtlrun.teacher_names import KEY as TEACHERS
+from mtlrun.teacher_names import teachers_text
 from mtlrun.tracking.folder import flatten
 
 
@@ -103,7 +106,7 @@ class Config:
     outputs: str = "outputs"
     epochs: int = 10
     batch_size: int = 64
-    tasks: Any = None  # see chosen_tasks
+    tasks: Any = None  # see mtlrun.task_choice
     select_on: str = "validation"
     objective: str = "delta_m"
     dataset: dict[str, Any] = field(default_factory=dict)
@@ -171,6 +174,14 @@ WITHOUT_EFFECT = (
 they are left out of the name of the run folder and of the comparison with what a folder holds."""
 
 
+def without_effect(stopping: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """:data:`WITHOUT_EFFECT`, but for the baseline where a run's stopping looks at it."""
+    if not stopping or stopping.get("monitor") != "delta_m":
+        return WITHOUT_EFFECT
+    written = [f"tracking.{key.name}" for key in fields(TrackingConfig) if key.name != "baseline"]
+    return (*(key for key in WITHOUT_EFFECT if key != "tracking"), *written)
+
+
 def register() -> None:
     """Make the schema known to Hydra under the name that ``config.yaml`` starts from."""
     ConfigStore.instance().store(name="schema", node=Config)
@@ -179,7 +190,8 @@ def register() -> None:
 def unknown_settings(config: DictConfig) -> list[str]:
     """Keys outside of groups that Hydra's ``+`` added, and that nothing reads."""
     known = _known_settings()
-    open_to_all = tuple(f"{section}." for section in (*GROUPS, "toy.settings"))
+    # Of tasks it is said what there is where they are looked at: chosen_tasks
+    open_to_all = tuple(f"{section}." for section in (*GROUPS, "toy.settings", "tasks"))
     return [
         key
         for key in plain(config)
@@ -209,6 +221,8 @@ def typed(config: DictConfig, choices: Mapping[str, str]) -> Config:
         raise UserError(explain_key(unknown[0], known, choices))
     found = OmegaConf.to_object(config)
     assert isinstance(found, Config)
+    chosen_tasks(found.tasks)
+    found.tasks = plain_tasks(found.tasks)
     return found
 
 
@@ -246,44 +260,6 @@ def validate(config: Config) -> None:
         value = _at(config, key)
         if value is not None and value < least:
             raise UserError(f"{key}={value}: use {least} or more, or leave it out.")
-
-
-@dataclass(frozen=True)
-class TaskChoice:
-    """What the key ``tasks`` says.
-
-    Attributes:
-        of: a subset of the dataset's tasks; None for all.
-        primary: those that the run is for; None for all. The others help them: auxiliaries.
-        anneal: the share of the run by whose end auxiliaries have faded out; None keeps them.
-    """
-
-    of: list[str] | None = None
-    primary: list[str] | None = None
-    anneal: float | None = None
-
-
-def chosen_tasks(tasks: Any) -> TaskChoice:
-    """The choice that ``tasks`` stands for: a list of tasks, or a mapping with a choice's fields.
-
-    Raises:
-        UserError: it is neither.
-    """
-    if isinstance(tasks, dict):
-        known = [field.name for field in fields(TaskChoice)]
-        for key in tasks:
-            if key not in known:
-                raise UserError(
-                    f"tasks.{key}: there is no such setting. {did_you_mean(key, known)}"
-                )
-        choice = TaskChoice(**tasks)
-    else:
-        choice = TaskChoice(tasks)
-    for key, names in (("tasks", choice.of), ("tasks.primary", choice.primary)):
-        listed = isinstance(names, list) and all(isinstance(name, str) for name in names)
-        if names is not None and not listed:
-            raise UserError(f"{key}={names}: use a list of tasks, for example {key}=[depth].")
-    return choice
 
 
 def _at(config: Config, key: str) -> Any:
@@ -342,10 +318,12 @@ def changed_settings(
         groups = {"experiment": experiment, **groups}
     chosen = [f"{group}={choice}" for group, choice in groups.items()]
     base = compose([f"dataset={choices['dataset']}", *chosen])
+    chosen_tasks(_nested(config)["tasks"])  # before there is a folder
+    left_out = without_effect(_nested(config).get("stopping"))
     changed = {
         key: value
         for key, value in differing(plain(config), plain(base)).items()
-        if not any(key == free or key.startswith(f"{free}.") for free in WITHOUT_EFFECT)
+        if not any(key == free or key.startswith(f"{free}.") for free in left_out)
     }
     groups.pop("weighting", None)
     return groups, changed
@@ -363,18 +341,28 @@ def differing(here: Leaves, base: Leaves) -> Leaves:
 
 def plain(config: DictConfig) -> Leaves:
     """Leaves of the configuration by dotted key, resolved, without Hydra's own node."""
+    return flatten(_nested(config))
+
+
+def _nested(config: DictConfig) -> dict[str, Any]:
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     nested = OmegaConf.to_container(own, resolve=True)
     assert isinstance(nested, dict)
-    return flatten(nested)
+    return {str(key): value for key, value in nested.items()} | {
+        "tasks": plain_tasks(nested.get("tasks"))
+    }
 
 
 def method_name(weighting: str, groups: Mapping[str, str], changed: Mapping[str, Any]) -> str:
     """The part of the run folder's name that says what is special about the run."""
     parts = [weighting]
     parts += [f"{group}={choice}" for group, choice in groups.items()]
-    parts += [f"{key}={_short(value)}" for key, value in changed.items()]
-    name = ",".join(parts)
+    short = {key: _short(value) for key, value in changed.items()}
+    if folders := changed.get(TEACHERS):
+        own = [*parts, *(f"{key}={value}" for key, value in short.items())]
+        told = teachers_text(folders, own)
+        short[TEACHERS] = f"{_safe(told)[:LONGEST_VALUE]}-{_digest(str(folders))}"
+    name = ",".join([*parts, *(f"{key}={value}" for key, value in short.items())])
     if len(name) > LONGEST_NAME:
         name = f"{name[:LONGEST_NAME]}-{_digest(name)}"
     return name
@@ -383,10 +371,14 @@ def method_name(weighting: str, groups: Mapping[str, str], changed: Mapping[str,
 def _short(value: object) -> str:
     typed = {"None": "null", "True": "true", "False": "false"}
     text = typed.get(str(value), str(value)).replace(" ", "").replace("'", "")
-    safe = "".join(c if c.isalnum() or c in "._+-[]{}:" else "_" for c in text.rsplit("/", 1)[-1])
+    safe = _safe(text.rsplit("/", 1)[-1])
     if len(text) <= LONGEST_VALUE and safe == text.replace(",", "_"):
         return safe
     return f"{safe[-LONGEST_VALUE:]}-{_digest(text)}"
+
+
+def _safe(text: str) -> str:
+    return "".join(c if c.isalnum() or c in "._+-[]{}:" else "_" for c in text)
 
 
 def _digest(text: str) -> str:

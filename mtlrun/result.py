@@ -1,9 +1,10 @@
 """What a finished run leaves behind: figures, cost, versions."""
 
+import math
 import resource
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -14,7 +15,7 @@ from torch import nn
 from mtlrun.config import Config
 from mtlrun.engine.engine import Engine
 from mtlrun.engine.evaluation import Figures, headline
-from mtlrun.engine.ledger import loss_ratio
+from mtlrun.engine.ledger import Ledger, loss_ratio
 from mtlrun.models.model import MultiTaskModel
 from mtlrun.types import TaskInfo
 
@@ -57,6 +58,8 @@ def summary(
         flops: floating-point operations of a row's forward pass.
     """
     parts, ledger, selection = engine.parts, engine.ledger, engine.selection
+    stopped = parts.stopping.stopped if parts.stopping else {}
+    kept = parts.stopping.best_epochs() if parts.stopping else {}
     tasks: dict[str, Any] = {}
     for index, info in enumerate(infos):
         task = parts.tasks[info.name]
@@ -73,7 +76,7 @@ def summary(
             }
             for name, metric in task.metrics.items()
         }
-        final = float(ledger.epoch_means[-1][index])
+        final = _last_known(float(means[index]) for means in ledger.epoch_means)
         tasks[info.name] = {
             "likelihood": info.likelihood,
             "headline": headline(task),
@@ -83,8 +86,12 @@ def summary(
                 "initial": ledger.initial[index],
                 "final": final,
                 "loss_ratio": loss_ratio(final, ledger.initial[index]),
+                "loss_ratio_at_half": ledger.ratio_at_half(index),
             },
             "weight": ledger.latest_weights[index],
+            "stopped_epoch": stopped.get(info.name),
+            "best_epoch": kept.get(info.name, metrics[headline(task)]["best_epoch"]),
+            "conflicts": _conflicts(ledger, index),
         }
     for watcher in parts.step.watchers:
         for name, found in watcher.found().items():
@@ -94,7 +101,7 @@ def summary(
     selected: Any = epochs[0]
     if len(groups) > 1:
         selected = {group[0]: epoch for group, epoch in zip(groups, epochs, strict=True)}
-    names = ("dataset", "weighting", "architecture", "backbone", "sampler")
+    names = ("dataset", "weighting", "architecture", "backbone", "sampler", "stopping")
     return {
         "format": 1,
         "mtlrun": _version("mtlrun"),
@@ -106,8 +113,10 @@ def summary(
         "changed": dict(labels.changed),
         "select_on": config.select_on,
         "epochs": engine.epoch,
+        "ended": engine.ended or "all epochs",
         "selected_epoch": selected,
         "tasks": tasks,
+        "primary": list(parts.primary) if len(parts.primary) < len(tasks) else None,
         "steps": engine.steps,
         "drawn": dict(parts.loader.drawn),
         "skipped_steps": ledger.skipped,
@@ -123,6 +132,25 @@ def summary(
         "python": sys.version.split()[0],
         "git_commit": _git_commit(),
     }
+
+
+def _conflicts(ledger: Ledger, index: int) -> dict[str, float] | None:
+    """The share of the steps in which a task was in conflict with each other one, by its name.
+
+    None where the method took no gradients.
+    """
+    found = {}
+    for pair, share in ledger.conflicts.shares().items():
+        if index in pair:
+            (other,) = set(pair) - {index}
+            found[ledger.tasks[other]] = share
+    return found or None
+
+
+def _last_known(values: Iterable[float]) -> float:
+    """The last of the epochs' mean losses in which the task was trained; NaN where none was."""
+    known = [value for value in values if not math.isnan(value)]
+    return known[-1] if known else math.nan
 
 
 def _parameters(model: MultiTaskModel) -> dict[str, Any]:

@@ -13,14 +13,16 @@ import torch
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from mtlrun import build
+from mtlrun import build, teachers
 from mtlrun.baseline import changes_against
-from mtlrun.config import WITHOUT_EFFECT, Config, validate
+from mtlrun.config import Config, validate, without_effect
+from mtlrun.engine.affinity import Affinity
 from mtlrun.engine.compatibility import check_compatible, check_rules, resolve_place
 from mtlrun.engine.device import cpu_threads, device_of, threads_of
 from mtlrun.engine.engine import Engine, Parts, Schedule
 from mtlrun.engine.evaluation import headline
 from mtlrun.engine.loader import Placement, TrainLoader
+from mtlrun.engine.noise import NoiseScale
 from mtlrun.engine.step import TrainingStep
 from mtlrun.errors import UserError
 from mtlrun.models.architectures.base import Architecture
@@ -55,7 +57,7 @@ def run(config: Config, folder: Path, labels: Labels, console: Console) -> Resul
             from mtlrun.toy.recipe import draw_toy  # other runs need not load what it draws with
 
             return draw_toy(config, config.toy, folder, console)
-        run_folder.claim(folder, asdict(config), WITHOUT_EFFECT)
+        run_folder.claim(folder, asdict(config), without_effect(config.stopping), asdict(Config()))
         result = run_folder.finished(folder)
         if result is not None:
             console.print(f"Already finished, nothing to do: {folder}", highlight=False)
@@ -71,11 +73,14 @@ def _train(
     config: Config, folder: Path, labels: Labels, console: Console, log: logging.Logger
 ) -> Result:
     build.check_settings(config)
+    teachers.check(config)
     dataset, tasks = build.dataset_and_tasks(config)
     _say(dataset.remarks, log, console)
     infos = build.task_infos(dataset, tasks)
     parts, threads, flops = _build_parts(config, labels, dataset, tasks, infos)
-    _say([*parts.model.remarks, *small_units(parts.loader.sampler.units)], log, console)
+    small = small_units(parts.loader.sampler.units)
+    taught = teachers.remarks(parts.step.distillation)
+    _say([*parts.model.remarks, *small, *taught], log, console)
     schedule = Schedule(
         epochs=config.epochs,
         select_on="val" if config.select_on == "validation" else "test",
@@ -103,7 +108,7 @@ def _train(
             delta_m=f"{schedule.select_on}/delta_m",
             delta_m_tracked=config.tracking.baseline is not None,
         ),
-        files=_files(parts.model.architecture),
+        files=_files(parts.model.architecture, config.engine.affinity),
     )
     against = config.tracking.baseline
     alone = parts.weighting.baseline
@@ -113,7 +118,9 @@ def _train(
         folder / "checkpoints",
         tracker,
         log,
-        baseline=changes_against("tracking.baseline", against, tasks) if against else None,
+        baseline=(
+            changes_against("tracking.baseline", against, parts.primary) if against else None
+        ),
         alone=changes_against("weighting.baseline", alone, tasks) if alone else None,
     )
     with closing(parts.loader), tracker:
@@ -125,11 +132,20 @@ def _train(
     return result
 
 
-def _files(architecture: Architecture) -> list[str]:
+def _affinity(config: Config, step: TrainingStep) -> list[Affinity]:
+    """What measures the affinity of the tasks, where it is asked for."""
+    kind = config.engine.affinity
+    if kind == "none":
+        return []
+    return [Affinity(kind, config.engine.affinity_every, step.backward)]  # type: ignore[arg-type]  # validated
+
+
+def _files(architecture: Architecture, affinity: str) -> list[str]:
     """The CSV files of a run: some hang on what the architecture has to tell."""
     files = [*ALWAYS, *(["terms.csv"] if architecture.terms else [])]
     learns = type(architecture).structure is not Architecture.structure
-    return [*files, *(["structure.csv"] if learns else [])]
+    files += ["structure.csv"] if learns else []
+    return [*files, *(["affinity.csv"] if affinity != "none" else [])]
 
 
 def _say(remarks: Sequence[str], log: logging.Logger, console: Console) -> None:
@@ -144,6 +160,8 @@ def _build_parts(
 ) -> tuple[Parts, int, float]:
     device = device_of(config.engine.device)
     placement = Placement(device, config.engine.channels_last, config.engine.keep_data_on_device)
+    primary = build.primary_tasks(config, dataset)
+    stopping = build.stopping(config, tasks, primary)
     model = build.model(config, dataset, tasks)
     weighting = build.weighting(config, infos, model)
     sampler = build.sampler(config, dataset, infos)
@@ -160,6 +178,7 @@ def _build_parts(
         device=device,
         settings={**asdict(config.engine), **asdict(config.gradients)},
         select_on=config.select_on,
+        stopping=stopping,
     )
     loader = TrainLoader(
         dataset,
@@ -179,7 +198,12 @@ def _build_parts(
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs
     if not isinstance(weighting, GramianWeighting):  # those compute on the host
         weighting.to(device)
-    optimizer = build.optimizer(config, model, weighting)
+    steps = config.epochs * loader.steps_per_epoch
+    distillation = teachers.distillation(config, dataset, tasks, model, device, steps)
+    annealing = build.annealing(config, tuple(tasks), primary, weighting, steps)
+    loader.annealing = annealing
+    beside = [] if distillation is None else distillation.parameters()
+    optimizer = build.optimizer(config, model, weighting, beside)
     step = TrainingStep(
         model,
         tasks,
@@ -198,11 +222,26 @@ def _build_parts(
         # read back, before the next checkpoint; on the CPU it costs next to nothing.
         check=device.type == "cpu" or config.engine.on_nonfinite == "skip",
         compiled=config.engine.compile,
+        distillation=distillation,
+        annealing=annealing,
     )
+    step.watchers.append(NoiseScale(step.backward.forward, loader.masks))
+    step.watchers += _affinity(config, step)
     scheduler = build.scheduler(config, optimizer)
     rows = config.engine.evaluation_batch_size or 2 * config.batch_size
     parts = Parts(
-        dataset, tasks, model, weighting, optimizer, scheduler, loader, step, placement, rows
+        dataset,
+        tasks,
+        model,
+        weighting,
+        optimizer,
+        scheduler,
+        loader,
+        step,
+        placement,
+        rows,
+        primary,
+        stopping,
     )
     return parts, threads, flops
 

@@ -85,6 +85,20 @@ class TaskInfo:
     metrics: Mapping[str, bool] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """What teachers say of a batch's rows about one task.
+
+    Attributes:
+        answer: their predictions together, as :meth:`mtlrun.tasks.base.Task.soft_targets` gives
+            them, [N, ...]; None where these do not count.
+        features: of each teacher what its head reads, [N, ...]; empty where these do not count.
+    """
+
+    answer: Tensor | None
+    features: tuple[Tensor, ...] = ()
+
+
 @dataclass
 class StreamBatch:
     """One stream's part of a batch.
@@ -94,11 +108,16 @@ class StreamBatch:
         targets: for each task of the stream its target, first dimension N.
         present: the tasks of which at least one row here is labelled. Known on the host, so that
             nothing has to be read back from the device.
+        rows: their numbers among the stream's training rows, int64 [N], on the host; None where
+            they are none of these.
+        lessons: what teachers say, by task, where there are any and they have been asked.
     """
 
     inputs: Tensor
     targets: dict[str, Tensor]
     present: tuple[str, ...]
+    rows: Tensor | None = None
+    lessons: dict[str, Lesson] = field(default_factory=dict)
 
 
 Batch = dict[str, StreamBatch]

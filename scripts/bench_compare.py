@@ -109,7 +109,6 @@ engine:
   checkpoint_minutes: 10.0
   evaluation_batch_size: null
   keep_data_on_device: true
-  patience: null
 gradients:
   at: auto
   every: 1

@@ -14,9 +14,10 @@ from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from mtlrun import build
-from mtlrun.config import Config, register, validate
+from mtlrun.config import WITHOUT_EFFECT, Config, register, validate, without_effect
 from mtlrun.data.base import Dataset, TensorSource
 from mtlrun.engine.loader import Placement, TrainLoader
+from mtlrun.engine.stopping import PerTaskStopping
 from mtlrun.errors import UserError
 from mtlrun.models.heads.linear import LinearHead
 from mtlrun.models.heads.mlp import MLPHead
@@ -35,6 +36,7 @@ GROUPS = (
     "sampler",
     "optimizer",
     "scheduler",
+    "stopping",
 )
 
 
@@ -462,6 +464,26 @@ def test_a_network_with_nothing_to_train_is_refused() -> None:
     method = Uncertainty(tasks=build.task_infos(dataset, tasks))
     with pytest.raises(UserError, match="no parameters to train"):
         build.optimizer(config, model, method)
+
+
+def test_what_stops_a_run_knows_its_tasks() -> None:
+    config = config_of("dataset=digits", "stopping=per_task", "stopping.patience=3")
+    _, tasks = build.dataset_and_tasks(config)
+    made = build.stopping(config, tasks, ("ink",))
+    assert isinstance(made, PerTaskStopping)
+    assert made.metrics == {"digit": "accuracy", "parity": "accuracy", "ink": "r2"}
+    assert (made.patience, made.revive, made.primary) == (3, None, ("ink",))
+    assert build.stopping(config_of("dataset=digits"), tasks, ("ink",)) is None
+    config = config_of("dataset=digits", "stopping=joint", "stopping.monitor=delta_m")
+    with pytest.raises(UserError, match=r"stopping \(JointStopping\): monitor=delta_m needs"):
+        build.stopping(config, tasks, ("ink",))
+
+
+def test_a_baseline_that_stops_a_run_tells_it_from_others() -> None:
+    assert without_effect({}) == without_effect({"on": "score"}) == WITHOUT_EFFECT
+    left_out = without_effect({"on": "delta_m"})
+    assert "tracking.images" in left_out
+    assert {"tracking", "tracking.baseline"}.isdisjoint(left_out)
 
 
 def test_a_schedule_without_a_length_takes_the_runs_epochs() -> None:

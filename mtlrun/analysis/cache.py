@@ -19,13 +19,16 @@ from mtlrun.analysis.runs import CONFIG, RESULT, Figures, Run
 from mtlrun.analysis.settings import WITHOUT_EFFECT
 from mtlrun.durable import replace_file
 
-FORMAT = [2, __version__, *WITHOUT_EFFECT]
+FORMAT = [3, __version__, *WITHOUT_EFFECT]
 """What a kept run depends on beside its files. Raise the number when runs are read otherwise."""
 
 SHARED = ("changed", "settings", "choices", "headlines")
 """Attributes that many runs have alike: each different value is kept once."""
 
-PLAIN = tuple(f.name for f in fields(Run) if f.name not in (*SHARED, "folder", "metrics"))
+OWN = ("folder", "metrics", "primary")
+"""Attributes that are no plain data."""
+
+PLAIN = tuple(f.name for f in fields(Run) if f.name not in (*SHARED, *OWN))
 
 Stamps = list[int]
 """Of each of a run's two files: time of the last change in ns, number of the file, size.
@@ -122,11 +125,12 @@ class RunCache:
             },
             **{name: self.shared[facts[name]] for name in SHARED},
             **{name: facts[name] for name in PLAIN},
+            primary=tuple(facts["primary"]),
         )
 
 
 def _facts(run: Run, shared: dict[str, int]) -> dict[str, Any]:
-    facts = {name: getattr(run, name) for name in PLAIN}
+    facts = {name: getattr(run, name) for name in (*PLAIN, "primary")}
     for name in SHARED:
         facts[name] = shared.setdefault(json.dumps(getattr(run, name)), len(shared))
     facts["metrics"] = {

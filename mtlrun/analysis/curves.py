@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mtlrun.analysis.runs import Run
+
 Floats = NDArray[np.float64]
 LossFigure = Literal["loss", "loss_ratio", "weight", "grad_norm"]
 Names = tuple[str, ...]
@@ -63,9 +65,36 @@ def loss_curves(folder: Path, figure: LossFigure) -> dict[str, Curve]:
     return {"-".join(key): curve for key, curve in _curves(table, ["task"], figure).items()}
 
 
+def loss_curves_of(run: Run, figure: LossFigure) -> dict[str, Curve]:
+    """The :func:`loss_curves` of a run; of a grouping for each task those of its network."""
+    if run.sources == (run,):
+        return loss_curves(run.folder, figure)
+    read = {source: loss_curves(source.folder, figure) for source in run.sources}
+    found = {task: read[run.source_of(task)].get(task) for task in run.metrics}
+    return {task: curve for task, curve in found.items() if curve is not None}
+
+
+def metric_curves_of(run: Run, split: str) -> dict[str, Curve]:
+    """The :func:`metric_curves` of a run; of a grouping for each task those of its network."""
+    if run.sources == (run,):
+        return metric_curves(run.folder, split)
+    read = {source: metric_curves(source.folder, split) for source in run.sources}
+    return {
+        key: curve
+        for task in run.metrics
+        for key, curve in read[run.source_of(task)].items()
+        if key.startswith(f"{task}/")
+    }
+
+
 def pair_curves(folder: Path) -> Mapping[Names, Curve]:
     """For each pair of tasks the cosine between their gradients."""
     return _curves(_table(folder / "conflicts.csv"), ["task_a", "task_b"], "cosine")
+
+
+def affinity_curves(folder: Path) -> Mapping[Names, Curve]:
+    """For each source and target what a step for the source alone does for the target."""
+    return _curves(_table(folder / "affinity.csv"), ["source", "target"], "value")
 
 
 def metric_curves(folder: Path, split: str = "val") -> dict[str, Curve]:

@@ -3,12 +3,12 @@
 import csv
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mtlrun.analysis.runs import RESULT
+from mtlrun.analysis.runs import RESULT, primary_of
 from mtlrun.analysis.statistics.delta_m import DeltaM, NoChangeError, changes_between, delta_m
 from mtlrun.errors import UserError, did_you_mean
 
@@ -23,10 +23,12 @@ class Selected:
     Attributes:
         figures: for each task its metrics by name.
         higher_is_better: likewise, their directions.
+        primary: the tasks that the run is for.
     """
 
     figures: Mapping[str, Mapping[str, float]]
     higher_is_better: Mapping[str, Mapping[str, bool]]
+    primary: Sequence[str]
 
 
 def selected_figures(folder: Path) -> Selected:
@@ -49,7 +51,7 @@ def selected_figures(folder: Path) -> Selected:
             known = task in directions and row["metric"] in directions[task]
             if known and row["split"] == split and int(row["epoch"]) == epochs[task]:
                 figures[task][row["metric"]] = float(row["value"] or "nan")
-    return Selected(figures, directions)
+    return Selected(figures, directions, primary_of(result))
 
 
 def _epochs(result: Mapping[str, Any]) -> dict[str, int]:
@@ -68,14 +70,15 @@ def _epochs(result: Mapping[str, Any]) -> dict[str, int]:
 def validation_delta_m(folder: Path, baseline: Path) -> DeltaM:
     """delta_m of a run against a single-task run, both on the split that selected their models.
 
-    NaN where the run lacks a metric.
+    Over the run's primary tasks. NaN where the run lacks a metric.
 
     Raises:
         UserError: the baseline lacks a metric, or has 0 there.
     """
     ours, alone = selected_figures(folder), selected_figures(baseline)
+    directions = {task: ours.higher_is_better[task] for task in ours.primary}
     try:
-        changes = changes_between(ours.figures, alone.figures, ours.higher_is_better)
+        changes = changes_between(ours.figures, alone.figures, directions)
     except NoChangeError as none:
         raise UserError(
             f"There is no delta_m of {folder}: {none.task} {none.metric} of the baseline "

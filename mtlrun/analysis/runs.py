@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mtlrun.analysis.settings import choices_of, read_effective
+from mtlrun.analysis.settings import as_text, choices_of, read_effective
 from mtlrun.errors import UserError
+from mtlrun.teacher_names import KEY as TEACHERS
+from mtlrun.teacher_names import teachers_text
 from mtlrun.tracking.status import read_status
 
 RESULT = "result.json"
@@ -25,7 +27,7 @@ FORMAT = 1
 SINGLE_TASK = "single_task"
 """The architecture of one model a task: what delta_m compares with."""
 
-CHOICES = ("weighting", "architecture", "backbone", "sampler")
+CHOICES = ("weighting", "architecture", "backbone", "sampler", "stopping")
 """Groups whose choice a result names."""
 
 
@@ -75,6 +77,7 @@ class Run:
             :data:`mtlrun.analysis.settings.WITHOUT_EFFECT`, the tasks, and for each task its
             number of training rows. Runs of one study that have the same are one method.
         choices: for each group the name of its choice.
+        primary: the tasks that it is for; empty where it names none.
         has_config: whether ``config.yaml`` could be read into ``settings``.
     """
 
@@ -95,11 +98,22 @@ class Run:
     settings: Mapping[str, str]
     choices: Mapping[str, str]
     has_config: bool
+    primary: tuple[str, ...] = field(default=(), kw_only=True)
 
     @property
     def single_task(self) -> bool:
         """Whether it trained one model a task."""
         return self.architecture == SINGLE_TASK
+
+    @property
+    def sources(self) -> tuple["Run", ...]:
+        """The runs of a folder each that its figures come from: itself, but for groupings."""
+        return (self,)
+
+    def source_of(self, task: str) -> "Run":
+        """The one of :attr:`sources` that a task's figures come from."""
+        del task
+        return self
 
 
 @dataclass(frozen=True)
@@ -318,7 +332,7 @@ def _finished_run(folder: Path, result: Mapping[str, Any]) -> Run:
         dataset=str(result["dataset"]),
         method=str(result["method"]),
         weighting=str(result["weighting"]),
-        changed=_texts(result.get("changed")),
+        changed=_texts(result.get("changed"), str(result["method"])),
         architecture=str(result["architecture"]),
         seed=int(result["seed"]),
         select_on=str(result["select_on"]),
@@ -330,13 +344,27 @@ def _finished_run(folder: Path, result: Mapping[str, Any]) -> Run:
         settings=settings,
         choices=choices_of(settings, named) if config is not None else named,
         has_config=config is not None,
+        primary=tuple(primary_of(result)) if result.get("primary") else (),
     )
 
 
-def _texts(settings: object) -> dict[str, str] | None:
+def primary_of(result: Mapping[str, Any]) -> list[str]:
+    """The tasks that a run is for: those that it names, else all.
+
+    Args:
+        result: what ``result.json`` holds.
+    """
+    named = result.get("primary") or result["tasks"]
+    return [task for task in result["tasks"] if task in named]
+
+
+def _texts(settings: object, method: str) -> dict[str, str] | None:
     if not isinstance(settings, dict):
         return None
-    return {key: str(value) for key, value in settings.items()}
+    texts = {key: as_text(value) for key, value in settings.items()}
+    if isinstance(teachers := settings.get(TEACHERS), list):
+        texts[TEACHERS] = teachers_text([str(name) for name in teachers], method.split(","))
+    return texts
 
 
 def _number(value: object) -> float:

@@ -6,6 +6,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from mtlrun.analysis.yaml_files import parse_settings
+from mtlrun.teacher_names import KEY as TEACHERS
+from mtlrun.teacher_names import teachers_identity
 
 Settings = Mapping[str, str]
 """Leaves by dotted key; those that are null are left out, as if they were not there."""
@@ -22,10 +24,13 @@ WITHOUT_EFFECT = (
     "engine.threads",
     "engine.workers",
     "engine.log_every",
+    "engine.affinity",
+    "engine.affinity_every",
     "engine.checkpoint_minutes",
     "engine.evaluation_batch_size",
     "engine.keep_data_on_device",
     "gradients.memory_gb",
+    "distill.cache_gb",
     "dataset.root",
     "dataset.prepared",
     "dataset.in_memory",
@@ -39,10 +44,23 @@ LABELS_OF_OWN_IMAGES = "dataset.labels"
 PROTOCOL = ("epochs", "select_on", "tasks")
 PROTOCOL_SECTIONS = ("dataset.", "train_rows.")
 
-METHOD_SECTIONS = ("weighting", "architecture", "sampler", "gradients")
+GROUPING = "grouping"
+"""What stands among the settings of a grouping's networks: which tasks each has and serves."""
+
+METHOD_SECTIONS = ("weighting", "architecture", "sampler", "gradients", "distill", GROUPING)
+METHOD_KEYS = ("tasks.primary", "tasks.anneal")  # of tasks the part with an effect
 """What makes a method, which single-task training has otherwise by its nature."""
 
-GROUPS = ("weighting", "architecture", "backbone", "heads", "sampler", "optimizer", "scheduler")
+GROUPS = (
+    "weighting",
+    "architecture",
+    "backbone",
+    "heads",
+    "sampler",
+    "optimizer",
+    "scheduler",
+    "stopping",
+)
 """Sections that hold one choice each: its class and its own settings."""
 
 
@@ -53,12 +71,12 @@ def of_protocol(key: str) -> bool:
 
 def of_method(key: str) -> bool:
     """Whether the setting is the method's own."""
-    return key.split(".", 1)[0] in METHOD_SECTIONS
+    return key.split(".", 1)[0] in METHOD_SECTIONS or key in METHOD_KEYS
 
 
 def without_effect(key: str) -> bool:
     """Whether the setting leaves the figures as they are."""
-    return key.startswith(_PREFIXES) or key in WITHOUT_EFFECT
+    return key not in METHOD_KEYS and (key.startswith(_PREFIXES) or key in WITHOUT_EFFECT)
 
 
 _PREFIXES = tuple(f"{key}." for key in WITHOUT_EFFECT)
@@ -67,7 +85,8 @@ _PREFIXES = tuple(f"{key}." for key in WITHOUT_EFFECT)
 def read_effective(path: Path) -> dict[str, str] | None:
     """The settings of a ``config.yaml`` that have an effect; None where it cannot be read.
 
-    Folders of other runs (``model.init_from``) are the same whatever seed they are of.
+    Folders of other runs (``model.init_from``) are the same whatever seed they are of. What
+    ``distill`` says of a run without teachers has none.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -101,10 +120,12 @@ def _effective(text: str) -> tuple[tuple[str, str], ...] | None:
         return None
     leaves = dict(_flatten("", settings))
     own_images = LABELS_OF_OWN_IMAGES in leaves
+    taught = bool(leaves.get(TEACHERS))
     return tuple(
         (key, value)
         for key, value in leaves.items()
-        if not without_effect(key) or (own_images and key == "dataset.root")
+        if (not without_effect(key) or (own_images and key == "dataset.root"))
+        and (taught or not key.startswith("distill."))
     )
 
 
@@ -112,8 +133,15 @@ def _flatten(key: str, value: object) -> Iterator[tuple[str, str]]:
     if isinstance(value, dict):
         for name, inner in value.items():
             yield from _flatten(f"{key}.{name}" if key else str(name), inner)
+    elif key == TEACHERS and isinstance(value, list):
+        yield key, teachers_identity([str(folder) for folder in value])
     elif value is not None:
-        yield key, re.sub(r"\bseed=\d+", "seed=*", str(value))
+        yield key, re.sub(r"\bseed=\d+", "seed=*", as_text(value))
+
+
+def as_text(value: object) -> str:
+    """A setting's value; of a list its entries as they are typed: ``[depth, normals]``."""
+    return f"[{', '.join(map(str, value))}]" if isinstance(value, list) else str(value)
 
 
 def choices_of(settings: Settings, named: Mapping[str, str]) -> dict[str, str]:

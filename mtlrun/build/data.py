@@ -1,7 +1,7 @@
 """The dataset and the run's tasks."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -9,10 +9,11 @@ from typing import Any
 
 from mtlrun import tasks as tasks_package
 from mtlrun.build.components import Settings, component, located
-from mtlrun.config import Config, chosen_tasks
+from mtlrun.config import Config
 from mtlrun.data.base import Dataset
 from mtlrun.engine.loader import label_masks
 from mtlrun.errors import UserError, did_you_mean
+from mtlrun.task_choice import chosen_tasks
 from mtlrun.tasks.base import Task
 from mtlrun.types import TaskInfo
 
@@ -79,18 +80,58 @@ def task_names(config: Config) -> list[str]:
             f" where the data can tell the kinds.{possible}"
         )
     chosen = chosen_tasks(config.tasks).of
-    if chosen is None:
-        return known
+    return known if chosen is None else _chosen("tasks", chosen, known)
+
+
+def _chosen(key: str, chosen: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Those of the dataset's tasks that a setting chooses, in the dataset's order."""
     if not chosen:
         raise UserError(
-            f"tasks=[] leaves nothing to train. Name some of {', '.join(known)}, or leave it out."
+            f"{key}=[] leaves nothing to train. Name some of {', '.join(known)}, or leave it out."
         )
     for name in chosen:
         if name not in known:
-            raise UserError(f"tasks: this dataset has no task {name}. {did_you_mean(name, known)}")
+            raise UserError(f"{key}: this dataset has no task {name}. {did_you_mean(name, known)}")
         if chosen.count(name) > 1:
-            raise UserError(f"tasks names {name} twice. Name each task once.")
+            raise UserError(f"{key} names {name} twice. Name each task once.")
     return [name for name in known if name in chosen]
+
+
+def primary_names(config: Config) -> list[str]:
+    """Those of :func:`task_names` that the run is for; all of them where none are named.
+
+    Raises:
+        UserError: a primary task is not among the run's; there is no auxiliary task to anneal.
+    """
+    names, choice = task_names(config), chosen_tasks(config.tasks)
+    primary = names
+    if choice.primary is not None:
+        primary = _chosen("tasks.primary", choice.primary, list(declared_tasks(config)))
+    for name in primary:
+        if name not in names:
+            raise UserError(
+                f"tasks.primary names {name}, and the run trains {', '.join(names)} only. Add "
+                f"{name} to tasks=[...], or name one of these."
+            )
+    if choice.anneal is not None and primary == names:
+        raise UserError(
+            f"tasks.anneal={choice.anneal} fades auxiliary tasks out, and this run has none: all "
+            "its tasks are primary. Name some of them in tasks.primary=[...], or leave it out."
+        )
+    return primary
+
+
+def primary_tasks(config: Config, dataset: Dataset) -> tuple[str, ...]:
+    """The tasks that the run is for, in its order.
+
+    Args:
+        config: the run's configuration.
+        dataset: with the run's tasks. It may make several of a declared one, primary all alike.
+    """
+    primary = {
+        member for name in primary_names(config) for member in dataset.families.get(name, (name,))
+    }
+    return tuple(task for tasks in dataset.streams.values() for task in tasks if task in primary)
 
 
 def _possible_tasks(config: Config) -> str:

@@ -1,11 +1,11 @@
-"""What trains the network: weighting, sampler, optimizer, scheduler."""
+"""What trains the network: weighting, sampler, optimizer, scheduler, stopping, annealing."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.flop_counter import FlopCounterMode
@@ -14,15 +14,19 @@ from mtlrun.baseline import headline_levels
 from mtlrun.build.components import Settings, component, located
 from mtlrun.config import Config
 from mtlrun.data.base import Dataset
+from mtlrun.engine.annealing import Annealing
 from mtlrun.engine.loader import TrainLoader
 from mtlrun.engine.step import parameter_groups
+from mtlrun.engine.stopping import Stopping
 from mtlrun.errors import UserError
 from mtlrun.models.model import MultiTaskModel
 from mtlrun.randomness import seed_global
 from mtlrun.sampling.base import Sampler
 from mtlrun.sampling.units import steps_of_epoch, units_of
+from mtlrun.task_choice import chosen_tasks
+from mtlrun.tasks.base import Task
 from mtlrun.types import TaskInfo
-from mtlrun.weighting.base import Weighting
+from mtlrun.weighting.base import JacobianWeighting, Weighting
 
 
 def weighting(config: Config, infos: Sequence[TaskInfo], network: MultiTaskModel) -> Weighting:
@@ -119,10 +123,18 @@ def counted_flops(network: MultiTaskModel, inputs: Mapping[str, Tensor]) -> floa
     return float(counter.get_total_flops())
 
 
-def optimizer(config: Config, network: MultiTaskModel, method: Weighting) -> Optimizer:
-    """The optimizer over the network's and the method's parameters."""
+def optimizer(
+    config: Config,
+    network: MultiTaskModel,
+    method: Weighting,
+    beside: Iterable[nn.Parameter] = (),
+) -> Optimizer:
+    """The optimizer over the network's and the method's parameters, and those beside the network's.
+
+    See :func:`~mtlrun.engine.step.parameter_groups`.
+    """
     rate = config.optimizer.get("lr")
-    groups = parameter_groups(network, method, 1e-3 if rate is None else rate)
+    groups = parameter_groups(network, method, 1e-3 if rate is None else rate, beside)
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise UserError("The network has no parameters to train: every one of them is frozen.")
     chosen: Optimizer = component(config.optimizer, "optimizer", Optimizer, params=groups)
@@ -139,3 +151,49 @@ def scheduler(config: Config, chosen: Optimizer) -> LRScheduler | None:
             settings[length] = config.epochs
     made: LRScheduler = component(settings, "scheduler", LRScheduler, optimizer=chosen)
     return made
+
+
+STOPPING_FACTS = ("tasks", "primary", "baseline")
+"""What a stopping may take, see :class:`~mtlrun.engine.stopping.Stopping`."""
+
+
+def stopping(config: Config, tasks: Mapping[str, Task], primary: Sequence[str]) -> Stopping | None:
+    """What ends training before the last epoch, where anything is to.
+
+    Args:
+        config: the run's configuration.
+        tasks: the run's.
+        primary: names of those that the run is for.
+    """
+    if not config.stopping.get("_target_"):
+        return None
+    facts = {"tasks": tasks, "primary": primary, "baseline": config.tracking.baseline}
+    made: Stopping = component(config.stopping, "stopping", Stopping, **facts)
+    return made
+
+
+def annealing(
+    config: Config, tasks: Sequence[str], primary: Sequence[str], method: Weighting, steps: int
+) -> Annealing | None:
+    """What fades auxiliary tasks out, where the run asks for it.
+
+    Args:
+        config: the run's configuration.
+        tasks: names of the run's.
+        primary: names of those that the run is for.
+        method: gives the weights that fade.
+        steps: of the whole run.
+
+    Raises:
+        UserError: the method gives no weights.
+    """
+    share = chosen_tasks(config.tasks).anneal
+    if share is None:
+        return None
+    if isinstance(method, JacobianWeighting) and not method.is_weighted_sum:
+        raise UserError(
+            f"tasks.anneal={share:g} fades the weights of tasks, and {type(method).__name__} gives "
+            "none: it combines the task gradients entry by entry. Leave it out, or choose another "
+            "method (mtlrun list weighting)."
+        )
+    return Annealing(tasks, primary, share * steps)

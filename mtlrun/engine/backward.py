@@ -9,19 +9,25 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mtlrun.engine.adapters import derivatives
 from mtlrun.engine.rules import Rescale, WeightRules
-from mtlrun.engine.shares import first_nonfinite, micro_batch_shares
+from mtlrun.engine.shared_gradients import SharedGradients, from_graph
+from mtlrun.engine.shares import add_losses, first_nonfinite, micro_batch_shares
 from mtlrun.engine.terms import TermGradients
 from mtlrun.models.architectures.base import Pass
 from mtlrun.models.model import MultiTaskModel
+from mtlrun.randomness import seed_global_step
 from mtlrun.tasks.base import Task
 from mtlrun.types import Batch, StepInfo
 from mtlrun.weighting.base import LossWeighting, Place
+
+if TYPE_CHECKING:  # teachers are networks that are called like this one
+    from mtlrun.engine.distillation import Distillation
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,8 @@ class StepFigures:
             the architecture's terms.
         remark: what the run's log has to say about this step.
         terms: the architecture's auxiliary losses by name, detached, without their weights.
+        shared: its tasks' gradients on the shared parameters, where they are asked for
+            (:attr:`Backward.shows`) and the pass had them; dropped when the step is made.
     """
 
     present: tuple[int, ...]
@@ -66,6 +74,7 @@ class StepFigures:
     nonfinite: int | None = None
     remark: str | None = None
     terms: Mapping[str, Tensor] = field(default_factory=dict)
+    shared: SharedGradients | None = None
 
 
 PLAIN = nullcontext()
@@ -80,14 +89,21 @@ class Forward:
         tasks: the run's tasks, in their order.
         amp: whether it runs under bfloat16 autocast.
         compiled: whether its parts go through ``torch.compile``.
+        distillation: the teachers, whose say is a part of :meth:`loss`; None where there are none.
         names: the tasks' names.
+        task_of_term: the task that an auxiliary loss is of, of those that have come up.
+        observer: is told of each loss while its graph is whole: the task, the features that its
+            head read, the target and the loss; None for nobody.
     """
 
     model: MultiTaskModel
     tasks: Mapping[str, Task]
     amp: bool = False
     compiled: bool = False
+    distillation: "Distillation | None" = None
     names: tuple[str, ...] = field(init=False)
+    task_of_term: dict[str, str] = field(init=False, default_factory=dict)
+    observer: Callable[[int, Tensor, Tensor, Tensor], None] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.names = tuple(self.tasks)
@@ -134,6 +150,7 @@ class Forward:
         for name, (task, prediction) in made.predictions.items():
             target = self.target(batch, self.names.index(task))
             found[name] = self.tasks[task].loss(prediction.float(), target)
+            self.task_of_term[name] = task
         return made.features, found
 
     def prediction(self, index: int, features: Tensor) -> Tensor:
@@ -147,14 +164,53 @@ class Forward:
         return batch[self.stream_of[name]].targets[name]
 
     def loss(self, batch: Batch, index: int, features: Tensor) -> Tensor:
-        """The scalar loss of a task from its features."""
+        """The scalar loss that a task is trained by, from its features."""
+        name = self.names[index]
         prediction = self.prediction(index, features)
-        return self.tasks[self.names[index]].loss(prediction, self.target(batch, index))
+        target = self.target(batch, index)
+        loss = self.tasks[name].loss(prediction, target)
+        if self.observer is not None:
+            self.observer(index, features, target, loss)
+        if self.distillation is None:
+            return loss
+        part = batch[self.stream_of[name]]
+        return self.distillation.objective(name, loss, prediction, features, part)
 
     def losses(self, batch: Batch, present: Sequence[int]) -> list[Tensor]:
         """The scalar losses of the tasks named."""
         features = self.features(batch, present)
         return [self.loss(batch, index, features[self.names[index]]) for index in present]
+
+    def step_losses(self, batches: Sequence[Batch], info: StepInfo) -> list[Tensor]:
+        """The losses of a step's batches, with the step's dropout masks, as they are by now.
+
+        Args:
+            batches: its micro-batches with labels.
+            info: of the step.
+
+        Returns:
+            a scalar for each of its tasks: the mean over the micro-batches that have it.
+        """
+        seed_global_step(info.seed, "dropout", info.epoch, info.step)
+        sums: list[Tensor] = []
+        shares = micro_batch_shares(batches, self.names, info.present)
+        for batch, share in zip(batches, shares, strict=True):
+            places = [place for place, value in enumerate(share) if value > 0]
+            tasks = [info.present[place] for place in places]
+            sums = add_losses(sums, self.losses_of_pass(batch, tasks), places, share)
+        return sums
+
+    def losses_of_pass(self, batch: Batch, present: Sequence[int]) -> list[Tensor]:
+        """The scalar losses of the tasks named, with what the step's own pass draws.
+
+        That is what :meth:`losses` gives, but of architectures with terms, which may draw for them.
+        """
+        features, _ = self.training_pass(batch, present)
+        return [self.loss(batch, index, features[self.names[index]]) for index in present]
+
+    def adaptor_parameters(self, name: str) -> list[nn.Parameter]:
+        """What a task trains beside the network: its adaptors to the features of teachers."""
+        return [] if self.distillation is None else self.distillation.adaptor_parameters(name)
 
     @contextmanager
     def kept_buffers(self) -> Iterator[None]:
@@ -184,19 +240,31 @@ class Backward(ABC):
 
     Attributes:
         failures: steps in which the method's solver had no answer.
+        shows: whether the next step's task gradients are asked for, whatever it does with them.
+        factors: for each task of the next step what multiplies the weight that the method gives it
+            (see :class:`~mtlrun.engine.annealing.Annealing`); None for nothing.
     """
 
     failures: int = 0
+    shows: bool = False
+    factors: Sequence[float] | None = None
 
     def __init__(self, forward: Forward, *, check: bool) -> None:
         self.forward = forward
         self.check = check
-        self.terms = TermGradients(forward.model.architecture)
+        self.terms = TermGradients(forward.model.architecture, forward.task_of_term)
         self.shared = forward.model.shared_parameters()
 
     @abstractmethod
     def __call__(self, batches: Sequence[Batch], info: StepInfo) -> StepFigures:
         """One step over micro-batches (one, unless ``engine.accumulate`` is more)."""
+
+    def faded(self, weights: Tensor) -> Tensor:
+        """The weights that apply where the method gives these, [..., T]."""
+        if self.factors is None:
+            return weights
+        scaled = [w * f for w, f in zip(weights.unbind(-1), self.factors, strict=True)]
+        return torch.stack(scaled, dim=-1)  # without a copy from the host
 
     def features(
         self, batch: Batch, present: Sequence[int], terms: bool = True
@@ -254,8 +322,11 @@ class FromLosses(Backward):
             if figures.nonfinite is not None:
                 return figures
         weights = self._weights(detached, info)
-        walk(losses, weights, terms)
+        applied = weights if self.factors is None else self.faded(torch.stack(weights)).unbind()
+        walk(losses, applied, terms, retain_graph=self.shows)
         figures.weights = weights
+        if self.shows:
+            figures.shared = SharedGradients(from_graph(losses, None, self.shared))
         return figures
 
     def _losses(self, batch: Batch, present: Sequence[int]) -> tuple[list[Tensor], list[Tensor]]:
@@ -286,12 +357,13 @@ class FromLosses(Backward):
         ).detach()
         if self.rules.active:
             weights = self.rules(weights, info.present)
+        applied = self.faded(weights)
         shares = micro_batch_shares(batches, self.forward.names, info.present)
         sums = torch.zeros(len(info.present), device=device)
         for batch, share in zip(batches, shares, strict=True):
             places = [place for place, value in enumerate(share) if value > 0]
             losses, terms = self._losses(batch, [info.present[place] for place in places])
-            scaled = [weights[place] * share[place] for place in places]
+            scaled = [applied[place] * share[place] for place in places]
             walk(losses, scaled, terms)
             for place, loss in zip(places, losses, strict=True):
                 sums[place] += loss.detach() * share[place]
@@ -309,9 +381,16 @@ class FromLosses(Backward):
         return figures
 
 
-def walk(losses: Sequence[Tensor], weights: Sequence[Tensor], terms: Sequence[Tensor]) -> None:
+def walk(
+    losses: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    terms: Sequence[Tensor],
+    *,
+    retain_graph: bool = False,
+) -> None:
     """The backward pass of losses times weights, plus terms; those of frozen parts are left out."""
     trained = [(loss, w) for loss, w in zip(losses, weights, strict=True) if loss.requires_grad]
     trained += [(term, torch.ones_like(term)) for term in terms]
     if trained:
-        torch.autograd.backward([loss for loss, _ in trained], [w for _, w in trained])
+        losses, weights = zip(*trained, strict=True)
+        torch.autograd.backward(losses, weights, retain_graph=retain_graph)

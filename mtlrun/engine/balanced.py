@@ -22,12 +22,14 @@ from mtlrun.engine.heads import (
     give_own,
     rows_on,
     trainable,
+    trunk_gradients,
     walk_heads,
 )
-from mtlrun.engine.rows import PlainRows, Rows, SweptRows
+from mtlrun.engine.rows import PlainRows
 from mtlrun.engine.rules import WeightRules
-from mtlrun.engine.segments import SegmentRows
+from mtlrun.engine.shared_gradients import SharedGradients
 from mtlrun.engine.shares import add_losses, first_bad, first_nonfinite, micro_batch_shares, to_host
+from mtlrun.engine.ways import rows_for
 from mtlrun.types import Batch, StepInfo
 from mtlrun.weighting.base import GramianWeighting, JacobianWeighting
 from mtlrun.weighting.solvers import SolverError
@@ -62,7 +64,10 @@ class FromGradients(Backward):
         self.every = settings.every
         self.rules = WeightRules(tasks, settings.smoothing, settings.rescale)
         self.last_layer = trainable(model.architecture.last_shared_layer())
-        self.heads = [trainable(model.head_of[name].parameters()) for name in forward.names]
+        self.heads = [
+            trainable([*model.head_of[name].parameters(), *forward.adaptor_parameters(name)])
+            for name in forward.names
+        ]
         self.inside = [
             trainable(model.architecture.task_parameters(name)) for name in forward.names
         ]
@@ -71,33 +76,15 @@ class FromGradients(Backward):
         several_passes = accumulating or any(self.inside)
         assert not (several_passes and self.place == "representation")
         self.rows_everywhere = self.place == "parameters" or several_passes
-        self.rows = self._make_rows(settings.memory, accumulating)
+        self.rows = rows_for(
+            forward, weighting, settings, everywhere=self.rows_everywhere, accumulating=accumulating
+        )
         self.layers = model.shared_layers()
         self.tracked: Tensor | None = None
         self.alignment = HeadAlignment(weighting, self.heads)
         assert not (self.alignment.wanted and (several_passes or self.every > 1))
         self.last_weights = torch.full((tasks,), torch.nan, dtype=torch.float64)
         self.last_head_weights = torch.full_like(self.last_weights, torch.nan)
-
-    def _make_rows(self, memory: float, accumulating: bool) -> Rows:
-        """The cheapest way that serves the method."""
-        tasks, weighting = len(self.forward.names), self.weighting
-        in_full = (
-            accumulating
-            or self.place != "parameters"
-            or self.forward.compiled
-            or isinstance(weighting, JacobianWeighting)
-            or weighting.tracks_rows
-            or weighting.per_layer
-            or weighting.batches > 1
-        )
-        if in_full:
-            rows = tasks * weighting.batches
-            return PlainRows(self.shared if self.rows_everywhere else [], rows)
-        trunk = self.forward.model.architecture
-        if tasks * sum(p.numel() * p.element_size() for p in self.shared) > memory:
-            return SegmentRows(trunk, self.shared, tasks, memory)
-        return SweptRows(trunk, self.shared, tasks)
 
     # -- state -------------------------------------------------------------------------------------
 
@@ -157,6 +144,7 @@ class FromGradients(Backward):
 
     def _reuse(self, batches: Sequence[Batch], info: StepInfo, weights: Tensor) -> StepFigures:
         """A step whose weights are known: the trunk is walked once."""
+        applied = self.faded(weights)
         figures = StepFigures(info.present, [], weights)
         own: list[OwnGradients] = [{} for _ in info.present]
         shares = micro_batch_shares(batches, self.forward.names, info.present)
@@ -170,8 +158,11 @@ class FromGradients(Backward):
                 if figures.nonfinite is not None:
                     return figures
             figures.losses = add_losses(figures.losses, heads.losses, places, share)
-            scales = [weights[place].item() * share[place] for place in places]
-            torch.autograd.backward(*combined_cotangents(heads, scales))
+            scales = [applied[place].item() * share[place] for place in places]
+            shows = self.shows and len(batches) == 1
+            torch.autograd.backward(*combined_cotangents(heads, scales), retain_graph=shows)
+            if shows:
+                figures.shared = trunk_gradients(heads, self.shared)
             for number, place in enumerate(places):
                 task = info.present[place]
                 add_own(own[place], self.heads[task], heads.own[number], share[place])
@@ -205,8 +196,10 @@ class FromGradients(Backward):
             weights = self._weights(figures, gramian(rows))
             if weights is None:
                 return figures
-            tensors, gradients = combined_cotangents(heads, weights.tolist())
-        torch.autograd.backward(tensors, gradients)
+            tensors, gradients = combined_cotangents(heads, self.faded(weights).tolist())
+        torch.autograd.backward(tensors, gradients, retain_graph=self.shows)
+        if self.shows:
+            figures.shared = trunk_gradients(heads, self.shared)
         own: list[OwnGradients] = [{} for _ in info.present]
         for place, index in enumerate(info.present):
             add_own(own[place], self.heads[index], heads.own[place], 1.0)
@@ -225,9 +218,24 @@ class FromGradients(Backward):
             self._collect(batch, share, figures, own)
             if figures.nonfinite is not None:
                 return figures
-        tasks = len(info.present)
+        # Before the sum takes the first row's place; a moving average takes those of all rows.
+        tracks = isinstance(self.weighting, GramianWeighting) and self.weighting.tracks_rows
+        rows = self.rows.hold() if self.shows and not tracks else None
         if isinstance(self.weighting, JacobianWeighting):
-            return self._from_jacobian(figures, own)
+            self._from_jacobian(figures, own)
+        else:
+            self._from_weights(figures, own, known)
+        if rows is not None:
+            inner = figures.gramian if self.place == "parameters" else None
+            figures.shared = SharedGradients(rows, inner)
+        return figures
+
+    def _from_weights(
+        self, figures: StepFigures, own: list[OwnGradients], known: Tensor | None
+    ) -> None:
+        """The rows' sum, with the weights that the method gives them."""
+        assert isinstance(self.weighting, GramianWeighting)
+        tasks = len(figures.present)
         if known is not None:
             weights: Tensor | None = known
             figures.weights = known
@@ -243,11 +251,10 @@ class FromGradients(Backward):
             weights = self._weights(figures, inner)
         if weights is None:
             self.rows.start()  # nothing of a step that is left out stays behind
-            return figures
+            return
         if weights.ndim == 1:
-            self.rows.combine(weights)
+            self.rows.combine(self.faded(weights))
         self._give_own(own, figures.present, weights)
-        return figures
 
     def _collect(
         self,
@@ -344,19 +351,18 @@ class FromGradients(Backward):
         weights = self.solved(figures, inner.cpu(), losses)
         if weights is None:
             return figures.weights  # type: ignore[return-value]  # those of the last step
-        pieces = [w.to(part) @ part for w, part in zip(weights, parts, strict=True)]
+        pieces = [w.to(part) @ part for w, part in zip(self.faded(weights), parts, strict=True)]
         held.apply(torch.cat(pieces))
         self._keep(figures, weights.mean(dim=0))
         return weights
 
-    def _from_jacobian(self, figures: StepFigures, own: list[OwnGradients]) -> StepFigures:
+    def _from_jacobian(self, figures: StepFigures, own: list[OwnGradients]) -> None:
         assert isinstance(self.weighting, JacobianWeighting)
         assert isinstance(self.rows, PlainRows)
         direction = self._direction(figures, self.rows.held.rows(len(figures.present)))
         if direction is not None:
             self.rows.held.apply(direction)
             self._give_own(own, figures.present, self.weighting.task_weights)
-        return figures
 
     def _direction(self, figures: StepFigures, rows: Tensor) -> Tensor | None:
         """What the method makes of the rows; None where they are not finite."""
@@ -368,10 +374,12 @@ class FromGradients(Backward):
         if figures.nonfinite is not None:
             return None
         with torch.no_grad():
-            direction = self.weighting.direction(rows, losses)
-            figures.weights = self.weighting.task_weights
+            given = direction = self.weighting.direction(rows, losses)
+            weights = figures.weights = self.weighting.task_weights
+            if self.factors is not None and weights is not None:
+                direction = self.faded(weights) @ rows
             if self.rules.rescale == "norm":
-                norms = inner.sum().clamp(min=0).sqrt(), direction.norm()
+                norms = inner.sum().clamp(min=0).sqrt(), given.norm()
                 direction = direction * torch.where(norms[1] > 0, norms[0] / norms[1], 1.0)
         return direction
 
@@ -386,4 +394,5 @@ class FromGradients(Backward):
             scales = chosen.tolist()
         elif self.weighting.heads == "weighted" and weights is not None:
             scales = (weights if weights.ndim == 1 else weights.mean(dim=0)).tolist()
-        give_own(own, scales)
+        factors = self.factors or [1.0] * len(own)
+        give_own(own, [scale * factor for scale, factor in zip(scales, factors, strict=True)])

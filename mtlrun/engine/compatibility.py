@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from mtlrun.engine.stopping import Stopping
 from mtlrun.errors import UserError
 from mtlrun.models.model import MultiTaskModel
 from mtlrun.sampling.base import Sampler
@@ -123,6 +124,7 @@ def check_compatible(
     device: torch.device,
     settings: Mapping[str, Any],
     select_on: str = "validation",
+    stopping: Stopping | None = None,
 ) -> None:
     """Check weighting x architecture x sampler x engine settings.
 
@@ -138,6 +140,7 @@ def check_compatible(
         settings: of the engine, ``accumulate`` and ``amp``, and of the gradients, ``rescale`` and
             ``memory_gb``.
         select_on: the split that selects.
+        stopping: what ends training before the last epoch.
 
     Raises:
         UserError: the first thing that does not fit, and what to change.
@@ -184,9 +187,18 @@ def check_compatible(
             f"whatever {chosen} says, and sampler={sampler_name} gives such steps. Leave it out, "
             "or use sampler=joint or sampler=task_subset."
         )
+    if stopping is not None and stopping.revives and weighting.adapters():
+        raise UserError(
+            f"{chosen} keeps layers before the heads up to date by parameters of its own, and "
+            "these stay behind when stopping.revive brings a task back with the head of its best "
+            "epoch. Use stopping.revive=null, or another method."
+        )
     _check_alignment(weighting, chosen, architecture_name, model, settings)
-    _check_sparse(chosen, model, place)
+    if place is not None:
+        _check_sparse(chosen, "a method that needs losses only (mtlrun list weighting)", model)
     _check_memory(weighting, chosen, model, settings, place)
+    if settings.get("affinity", "none") != "none":
+        _check_affinity(weighting, architecture_name, sampler_name, model, sampler, place, settings)
     _check_evaluation(weighting, chosen, select_on)
     if settings.get("rescale") == "norm" and place is None and not model.shared_parameters():
         raise UserError(
@@ -276,17 +288,56 @@ def _check_alignment(
             )
 
 
-def _check_sparse(chosen: str, model: MultiTaskModel, place: Place | None) -> None:
-    """Refuse sparse gradients where rows of gradients are formed."""
-    if place is None:
-        return
+def _check_sparse(chosen: str, instead: str, model: MultiTaskModel) -> None:
+    """Refuse sparse gradients where task gradients are formed."""
     for name, module in model.architecture.named_modules():
         if getattr(module, "sparse", False) is True:
             raise UserError(
                 f"{chosen} needs task gradients in full, and the layer {name} gives sparse ones. "
-                "Set sparse=False there, or choose a method that needs losses only (mtlrun list "
-                "weighting)."
+                f"Set sparse=False there, or choose {instead}."
             )
+
+
+def _check_affinity(
+    weighting: Weighting,
+    architecture_name: str,
+    sampler_name: str,
+    model: MultiTaskModel,
+    sampler: Sampler,
+    place: Place | None,
+    settings: Mapping[str, Any],
+) -> None:
+    """Refuse to measure where there is nothing to measure, or not enough room."""
+    kind = settings["affinity"]
+    asked = f"engine.affinity={kind} measures what a step for one task does for another, and"
+    if len(model.tasks) < 2:
+        raise UserError(f"{asked} this run has one task. Use engine.affinity=none, or more tasks.")
+    if not model.shared_parameters():
+        raise UserError(
+            f"{asked} architecture={architecture_name} shares no parameters that are trained: it "
+            "does nothing. Use engine.affinity=none, or an architecture that shares a backbone, "
+            "such as architecture=hps."
+        )
+    if sampler.fewest_tasks < 2:
+        raise UserError(
+            f"{asked} sampler={sampler_name} gives steps with one task alone. Use sampler=joint, "
+            "or sampler=task_subset on a dataset of one stream."
+        )
+    _check_sparse(f"engine.affinity={kind}", "engine.affinity=none", model)
+    in_step = isinstance(weighting, GramianWeighting) and not _needs_beyond_one_gramian(weighting)
+    own = place != "parameters" or settings.get("every", 1) != 1 or not in_step
+    own = own or settings["amp"] != "none" or settings.get("compile", False)
+    if not own or (kind == "tag" and settings["accumulate"] == 1):
+        return
+    size = sum(p.numel() * p.element_size() for p in model.shared_parameters())
+    size *= len(model.tasks)
+    budget = settings.get("memory_gb", float("inf")) * 2**30
+    if size > budget:
+        raise UserError(
+            f"engine.affinity={kind} needs all task gradients at once here, {size / 2**30:.3g} "
+            f"GiB, more than gradients.memory_gb={budget / 2**30:g}. Raise that, or use "
+            "engine.affinity=tag with engine.accumulate=1, which forms them one by one."
+        )
 
 
 def _check_memory(

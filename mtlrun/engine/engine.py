@@ -16,12 +16,15 @@ from mtlrun.data.base import Dataset
 from mtlrun.engine.backward import Forward
 from mtlrun.engine.evaluation import Figures, Selection, as_evaluation, evaluate, headline
 from mtlrun.engine.interrupts import StopRequest
+from mtlrun.engine.kept_lessons import keep_lessons
+from mtlrun.engine.leaving import Leaving
 from mtlrun.engine.ledger import Ledger, nonfinite_loss, of_task, of_term
 from mtlrun.engine.loader import EvaluationLoader, Placement, TrainLoader
 from mtlrun.engine.pictures import dense_pictures
 from mtlrun.engine.probe import GradientProbe
 from mtlrun.engine.saving import Saving, Stateful
 from mtlrun.engine.step import TrainingStep
+from mtlrun.engine.stopping import Seen, Stopping
 from mtlrun.errors import Interrupted
 from mtlrun.models.model import MultiTaskModel
 from mtlrun.tasks.base import Task
@@ -52,7 +55,12 @@ class Schedule:
 
 @dataclass
 class Parts:
-    """What a run is put together from."""
+    """What a run is put together from.
+
+    Attributes:
+        primary: the tasks that the run is for, in its order; given empty, all of them.
+        stopping: ends training before the last epoch; None for never.
+    """
 
     dataset: Dataset
     tasks: Mapping[str, Task]
@@ -64,6 +72,11 @@ class Parts:
     step: TrainingStep
     placement: Placement
     evaluation_batch_size: int
+    primary: tuple[str, ...] = ()
+    stopping: Stopping | None = None
+
+    def __post_init__(self) -> None:
+        self.primary = self.primary or tuple(self.tasks)
 
 
 class Engine:
@@ -98,13 +111,14 @@ class Engine:
         self.alone = alone
         self.forward: Forward = parts.step.backward.forward
         self.ledger = Ledger(tuple(parts.tasks), parts.model.architecture.terms)
-        self.selection = Selection(parts.model.independent_groups())
+        self.selection = Selection(parts.model.independent_groups(), parts.primary)
         self.final: Figures = {}
         self.epoch = 0
         self.steps_in_epoch = 0
         self.steps = 0
         self.seconds = 0.0
         self.stop = StopRequest()
+        self.leaving = Leaving(parts.stopping, parts.step, parts.loader) if parts.stopping else None
         self.saving = Saving(folder, parts.model, self._stateful())
         self._loaders: dict[str, EvaluationLoader] = {}
         self._probe = self._probe_for(parts.loader)
@@ -118,17 +132,42 @@ class Engine:
     # -- the recipe --------------------------------------------------------------------------------
 
     def fit(self) -> None:
-        """Train until the last epoch, from wherever the run stands.
+        """Train until the last epoch, or what is to stop it, from wherever the run stands.
 
         Raises:
             Interrupted: after SIGINT or SIGTERM: the step is finished and a checkpoint written.
             UserError: a loss was NaN or infinite, and such steps are not skipped.
         """
         self._resume()
+        self._keep_lessons()
         with self.stop:
-            while self.epoch < self.schedule.epochs:
+            while self.epoch < self.schedule.epochs and self.ended is None:
                 self._train_epoch()
                 self._close_epoch()
+
+    def _keep_lessons(self) -> None:
+        """Ask teachers about all training rows before the first step, where that can be done."""
+        distillation = self.forward.distillation
+        if distillation is None or self.epoch >= self.schedule.epochs or self.ended is not None:
+            return
+        began, parts = time.monotonic(), self.parts
+        keep_lessons(
+            distillation,
+            parts.dataset,
+            parts.placement,
+            batch_size=parts.evaluation_batch_size,
+            note=self._note,
+        )
+        self.seconds += time.monotonic() - began
+
+    def _note(self, text: str) -> None:
+        self.log.info(text)
+        self.tracker.display.note(text)
+
+    @property
+    def ended(self) -> str | None:
+        """Why training ended before its last epoch, where it did."""
+        return self.parts.stopping.ended if self.parts.stopping else None
 
     def test(self) -> Figures:
         """Metrics of the best epoch's model on the test split, read here for the first time.
@@ -200,6 +239,9 @@ class Engine:
         for watcher in parts.step.watchers:
             watcher.close_epoch(self.tracker, self.steps, self.epoch + 1)
         means = self.ledger.close_epoch()
+        for pair, share in self.ledger.conflicts.close_epoch().items():
+            names = "-".join(self.ledger.tasks[index] for index in pair)
+            self.tracker.scalar(f"train/conflict_share/{names}", share, self.steps)
         train = {t: {"loss": m} for t, m in zip(self.parts.tasks, means, strict=True) if m == m}
         sampler = parts.loader.sampler
         if not sampler.joint:
@@ -215,10 +257,7 @@ class Engine:
             self.tracker.structure(learned, self.epoch, self.steps)
         self.final = figures
         self.tracker.metrics(self.epoch, self.steps, self.schedule.select_on, figures)
-        if self.baseline:
-            tag = f"{self.schedule.select_on}/delta_m"
-            found = list(self.baseline(figures).values())
-            self.tracker.scalar(tag, fmean(found) if found else math.nan, self.steps)
+        delta_m = self._delta_m(figures)
         self._draw()
         self._step_scheduler(figures)
         changes = self.alone(figures) if self.alone else {}
@@ -228,6 +267,7 @@ class Engine:
         improved = self.selection.update(self.parts.tasks, figures, self.epoch)
         if improved:
             self.saving.keep_best(self.selection, improved)
+        said = self._look_at_stopping(figures, delta_m)
         self.seconds += time.monotonic() - began
         self._save()
         text = self._summary(figures)
@@ -236,13 +276,33 @@ class Engine:
         if remark is not None:
             self.log.info("epoch %d: %s", self.epoch, remark)
         self.tracker.display.epoch(self.epoch, text)
+        for sentence in said:
+            self._note(f"epoch {self.epoch}: {sentence}")
         if self.stop.signal is not None:
             self._stop()
+
+    def _delta_m(self, figures: Figures) -> float:
+        """The mean change against training each task alone; NaN where nothing is known."""
+        changes = self.baseline(figures) if self.baseline else {}
+        delta_m = fmean(list(changes.values()) or [math.nan])
+        self.tracker.scalar(f"{self.schedule.select_on}/delta_m", delta_m, self.steps)
+        return delta_m
+
+    def _look_at_stopping(self, figures: Figures, delta_m: float) -> list[str]:
+        """Let the stopping decide who goes on; what the user is told."""
+        if self.leaving is None:
+            return []
+        seen = Seen(self.epoch, figures, max(self.selection.epoch), delta_m)
+        said = self.leaving.after_epoch(seen)
+        for task, active in self.leaving.active().items():
+            self.tracker.scalar(f"train/active/{task}", float(active), self.steps)
+        return said
 
     def _step_scheduler(self, figures: Figures) -> None:
         scheduler = self.parts.scheduler
         if isinstance(scheduler, ReduceLROnPlateau):
-            scheduler.step(sum(values["loss"] for values in figures.values()))
+            primary = (figures[name] for name in self.parts.primary if name in figures)
+            scheduler.step(sum(values["loss"] for values in primary))
         elif scheduler is not None:
             scheduler.step()
 
@@ -293,6 +353,10 @@ class Engine:
         }
         if parts.scheduler:
             found["scheduler"] = parts.scheduler
+        if self.forward.distillation is not None:
+            found["distillation"] = self.forward.distillation
+        if self.leaving:
+            found["stopping"] = self.leaving
         return found | {f"watcher/{watcher.name}": watcher for watcher in parts.step.watchers}
 
     def _save(self) -> None:

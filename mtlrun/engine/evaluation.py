@@ -93,14 +93,15 @@ def remaining_error(task: Task, figures: Mapping[str, float]) -> float:
 class Selection:
     """Keeps the best epoch of each group of tasks that share anything.
 
-    The score of an epoch is the mean, over the group's tasks, of the headline metric's remaining
-    error relative to the first epoch's: 1 at the first, less is better. Ties go to the earlier. A
-    task whose headline is NaN is left out; epochs with fewer such tasks go first, whatever their
-    score. So neither a network that diverges is chosen, nor does a headline that the split leaves
-    undefined (the area under a curve where one class is absent) decide.
+    The score of an epoch is the mean, over the group's primary tasks, of the headline metric's
+    remaining error relative to the first epoch's: 1 at the first, less is better. Ties go to the
+    earlier. A task whose headline is NaN is left out; epochs with fewer such tasks go first,
+    whatever their score. So neither a network that diverges is chosen, nor does a headline that the
+    split leaves undefined (the area under a curve where one class is absent) decide.
 
     Attributes:
         groups: see :meth:`mtlrun.models.model.MultiTaskModel.independent_groups`.
+        primary: the tasks that the run is for; of a group without any, all tasks count.
         first: each task's remaining error in the first epoch.
         score: each group's best score.
         undefined: of each group the tasks whose headline was NaN in that epoch.
@@ -109,6 +110,7 @@ class Selection:
     """
 
     groups: Sequence[tuple[str, ...]]
+    primary: Sequence[str] = ()
     first: dict[str, float] = field(default_factory=dict)
     score: list[float] = field(default_factory=list)
     undefined: list[int] = field(default_factory=list)
@@ -147,7 +149,7 @@ class Selection:
     ) -> tuple[int, float]:
         """How many of the group's headlines are NaN, and the score by the others."""
         ratios, undefined = [], 0
-        for name in group:
+        for name in [name for name in group if name in self.primary] or group:
             if name not in figures:
                 continue
             error = remaining_error(tasks[name], figures[name])

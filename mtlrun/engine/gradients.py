@@ -97,6 +97,19 @@ class TaskGradients:
         """The Jacobian of this step, [tasks, P]: a view of the kept buffer."""
         return self.buffer[:tasks]
 
+    def cells(self, row: int) -> list[Tensor | None]:
+        """One row as gradients of the parameters; None for those that no task reached.
+
+        They are views of the kept buffer: but :meth:`apply` and :meth:`combine` overwrite the first
+        row, so that is a copy.
+        """
+        cells = self._cells[row]
+        if row == 0:
+            cells = [cell.clone() for cell in cells]
+        return [
+            cell if reached else None for cell, reached in zip(cells, self._reached, strict=True)
+        ]
+
     def columns(self, parameters: Sequence[nn.Parameter], tasks: int) -> Tensor:
         """The part of the Jacobian that belongs to some of the parameters, [tasks, columns]."""
         wanted = {id(parameter) for parameter in parameters}

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mtlrun.engine.backward import Forward
+from mtlrun.engine.shared_gradients import SharedGradients, from_graph
 from mtlrun.types import Batch
 
 OwnGradients = dict[nn.Parameter, Tensor]
@@ -87,6 +88,11 @@ def combined_cotangents(
         _, total = combined.get(id(tensor), (tensor, torch.zeros_like(cotangent)))
         combined[id(tensor)] = (tensor, total.add_(cotangent, alpha=scale))
     return [tensor for tensor, _ in combined.values()], [total for _, total in combined.values()]
+
+
+def trunk_gradients(heads: HeadPass, parameters: Sequence[nn.Parameter]) -> SharedGradients:
+    """Task gradients on the trunk's parameters, whose graph is kept for that."""
+    return SharedGradients(from_graph(heads.features, heads.cotangents, parameters))
 
 
 def rows_on(heads: HeadPass, parameters: Sequence[nn.Parameter]) -> Tensor:

@@ -114,12 +114,21 @@ class Kernel(ABC):
         if not self.reached:
             return
         delta = torch.tensordot(weights.to(self.buffer), self.buffer, dims=1)
+        for parameter, gradient in zip(self.parameters, self._gradients(delta), strict=True):
+            parameter.grad = gradient
+
+    def of_task(self, place: int) -> list[Tensor | None]:
+        """One task's gradients on :attr:`parameters`; None where no task reaches the layer."""
+        if not self.reached:
+            return [None for _ in self.parameters]
+        return [*self._gradients(self.buffer[place])]
+
+    def _gradients(self, delta: Tensor) -> list[Tensor]:
+        """Gradients on :attr:`parameters` from one gradient on the outputs."""
         gradient = self.weight_gradient(delta)
         if gradient.stride() != self.weight.stride():  # fused optimizers do not look at strides
             gradient = torch.empty_like(self.weight).copy_(gradient)
-        self.weight.grad = gradient
-        if self.bias is not None:
-            self.bias.grad = self.bias_gradient(delta)
+        return [gradient] if self.bias is None else [gradient, self.bias_gradient(delta)]
 
     def bias_gradient(self, delta: Tensor) -> Tensor:
         """The gradient on the bias from one gradient on the outputs."""

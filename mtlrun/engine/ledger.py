@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mtlrun.engine.backward import StepFigures
+from mtlrun.engine.conflicts import Conflicts
 from mtlrun.errors import UserError
 
 Row = dict[str, object]
@@ -42,6 +43,9 @@ class Ledger:
     Args:
         tasks: names of the run's tasks.
         terms: names of the architecture's auxiliary losses, and what multiplies each.
+
+    Attributes:
+        conflicts: in how many steps two tasks were in conflict.
     """
 
     def __init__(self, tasks: Sequence[str], terms: Mapping[str, float] | None = None) -> None:
@@ -52,6 +56,7 @@ class Ledger:
         self.latest_losses = [NAN] * len(tasks)
         self.epoch_means: list[Tensor] = []
         self.skipped = 0
+        self.conflicts = Conflicts()
         self._epoch = [Mean() for _ in tasks]
         self._interval = self._new_interval()
         self._cosines: dict[tuple[int, int], Mean] = {}
@@ -115,6 +120,7 @@ class Ledger:
                     pair = (index, present[b])
                     cosine = gramian[a][b] / norms[a] / norms[b]
                     self._cosines.setdefault(pair, Mean()).add(cosine)
+                    self.conflicts.add(pair, cosine)
 
     def rows(self, step: int, epoch: int) -> tuple[list[Row], list[Row]]:
         """Rows of ``losses.csv`` and ``conflicts.csv`` for the steps since the last call.
@@ -172,6 +178,13 @@ class Ledger:
         self._epoch = [Mean() for _ in self.tasks]
         return means
 
+    def ratio_at_half(self, index: int) -> float:
+        """A task's loss ratio halfway: of its mean loss in the epoch in which half of the epochs
+        that were done is reached (the second of 3 or 4); NaN without labels.
+        """
+        halfway = self.epoch_means[(len(self.epoch_means) - 1) // 2]
+        return loss_ratio(float(halfway[index]), self.initial[index])
+
     def state_dict(self) -> dict[str, Any]:
         """Everything, as plain data: so it does not matter when a checkpoint is written."""
         self.read_back()
@@ -185,6 +198,7 @@ class Ledger:
             "interval": {key: _plain(means) for key, means in self._interval.items()},
             "terms": {name: [mean.total, mean.count] for name, mean in self._terms.items()},
             "cosines": [[a, b, m.total, m.count] for (a, b), m in self._cosines.items()],
+            "conflicts": self.conflicts.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -200,6 +214,7 @@ class Ledger:
         }
         self._terms = {name: Mean(*state["terms"][name]) for name in self.terms}
         self._cosines = {(a, b): Mean(total, count) for a, b, total, count in state["cosines"]}
+        self.conflicts.load_state_dict(state["conflicts"])
 
 
 def _plain(means: Sequence[Mean]) -> list[list[float]]:

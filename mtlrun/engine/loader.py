@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from mtlrun.data.base import Dataset, Source, Targets
+from mtlrun.engine.annealing import Annealing
 from mtlrun.engine.queues import Queue
 from mtlrun.randomness import generator
 from mtlrun.sampling.base import Sampler
@@ -193,6 +194,8 @@ class TrainLoader:
         taken: batches read from each queue of rows, over the whole run.
         drawn: steps that drew each unit, likewise.
         examples: rows read, likewise.
+        stopped: tasks whose labels are left out, from the next epoch on.
+        annealing: likewise, from a step on. What draws nobody else is not read, and does not count.
     """
 
     def __init__(
@@ -221,6 +224,8 @@ class TrainLoader:
         self.taken = dict.fromkeys((queue.name for queue in self.queues.values()), 0)
         self.drawn = dict.fromkeys((unit.name for unit in sampler.units), 0)
         self.examples = 0
+        self.stopped: frozenset[str] = frozenset()
+        self.annealing: Annealing | None = None
         moved = sources if workers else placement.sources(sources)
         self._feed = _Feed(moved, workers, pin=placement.device.type == "cuda")
 
@@ -255,8 +260,11 @@ class TrainLoader:
         """What the steps from ``start`` to ``end`` of an epoch read."""
         taken = dict(self.taken)
         for step in range(start, end):
-            units = self.sampler.draw(epoch, epoch * self.steps_per_epoch + step)
-            tasks = frozenset(task for unit in units for task in unit.tasks)
+            done = epoch * self.steps_per_epoch + step
+            drawn = self.sampler.draw(epoch, done)
+            out = self.stopped | (self.annealing.gone(done) if self.annealing else frozenset())
+            units = tuple(unit for unit in drawn if not out.issuperset(unit.tasks))
+            tasks = frozenset(task for unit in units for task in unit.tasks) - out
             queues = {self.queues[unit.name].name: self.queues[unit.name] for unit in units}
             for micro in range(self.accumulate):
                 rows = {}
@@ -304,7 +312,10 @@ class TrainLoader:
                     for stream, indices in request.rows.items()
                 }
                 draws = self._draws(epoch, request.step, request.micro)
-                pending.append(self.placement.batch(self.dataset, rows, present, draws))
+                batch = self.placement.batch(self.dataset, rows, present, draws)
+                for stream, part in batch.items():
+                    part.rows = request.rows[stream]
+                pending.append(batch)
                 self._count(request)
                 if len(pending) == self.accumulate:
                     yield pending

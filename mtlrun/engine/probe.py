@@ -69,6 +69,9 @@ class GradientProbe:
             return [None for _ in self.shared]
         read = {unit.stream: source.rows(chosen)}
         batch = self.placement.batch(self.dataset, read, {unit.stream: present}, lambda _: None)
+        if split == "train" and self.forward.distillation is not None:
+            batch[unit.stream].rows = chosen
+            self.forward.distillation.teach(batch)
         seed_global_step(self.loader.seed, "dropout", epoch, step)
         indices = [self.forward.names.index(task) for task in present]
         losses = self.forward.losses(batch, indices)

@@ -9,7 +9,7 @@
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -19,6 +19,7 @@ from mtlrun.engine.gradients import TaskGradients, gramian
 from mtlrun.engine.graph import Graph
 from mtlrun.engine.heads import HeadPass
 from mtlrun.engine.kernels import Kernel, Taps
+from mtlrun.engine.shared_gradients import TaskGradient
 
 Extra = Sequence[Sequence[nn.Parameter]]
 """For each task of a pass, parameters beside the shared ones whose gradients are wanted."""
@@ -60,6 +61,13 @@ class Rows(ABC):
     @abstractmethod
     def gramian(self, tasks: int) -> Tensor:
         """Inner products of the rows, [tasks, tasks], float64."""
+
+    def hold(self) -> Callable[[int], TaskGradient] | None:
+        """The rows one by one, also after :meth:`combine`, until the next step is collected.
+
+        Called before :meth:`combine`. None where rows are never there as a whole.
+        """
+        return None
 
     @abstractmethod
     def combine(self, weights: Tensor) -> None:
@@ -130,6 +138,11 @@ class PlainRows(Rows):
     def gramian(self, tasks: int) -> Tensor:
         """See :meth:`Rows.gramian`."""
         return gramian(self.held.rows(tasks))
+
+    def hold(self) -> Callable[[int], TaskGradient]:
+        """See :meth:`Rows.hold`."""
+        first = self.held.cells(0)  # what comes overwrites it
+        return lambda place: self.held.cells(place) if place else first
 
     def combine(self, weights: Tensor) -> None:
         """See :meth:`Rows.combine`."""
@@ -261,6 +274,20 @@ class SweptRows(Rows):
         for kernel in self.kernels:
             total += kernel.gramian()
         return (total + total.T) / 2
+
+    def hold(self) -> Callable[[int], TaskGradient]:
+        """See :meth:`Rows.hold`. Those of layers in the kernel form are formed when asked for."""
+        kernels, first = self.kernels, self.dense.cells(0)
+
+        def gradient(place: int) -> TaskGradient:
+            found = dict(zip(self.dense.parameters, self.dense.cells(place), strict=True))
+            if place == 0:
+                found = dict(zip(self.dense.parameters, first, strict=True))
+            for kernel in kernels:
+                found |= dict(zip(kernel.parameters, kernel.of_task(place), strict=True))
+            return [found[parameter] for parameter in self.shared]
+
+        return gradient
 
     def combine(self, weights: Tensor) -> None:
         """See :meth:`Rows.combine`."""

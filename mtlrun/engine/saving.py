@@ -78,7 +78,7 @@ class Saving:
         groups = selection.groups
         if len(groups) > 1 and len(improved) < len(groups):
             kept: dict[str, Any] = checkpoint.read(path)["model"]
-            for number, keys in enumerate(_entries_of(self.model, groups)):
+            for number, keys in enumerate(entries_of(self.model, groups)):
                 if number not in improved:
                     model.update({key: kept[key] for key in keys})
         checkpoint.write(path, {"model": model, "epoch": list(selection.epoch)})
@@ -88,26 +88,35 @@ class Saving:
         checkpoint.load_model(self.folder / checkpoint.BEST, self.model)
 
 
-def _entries_of(model: MultiTaskModel, groups: Sequence[tuple[str, ...]]) -> list[list[str]]:
-    """For each of the independent groups of tasks its entries in the model's state dict.
+def entries_of(model: MultiTaskModel, groups: Sequence[tuple[str, ...]]) -> list[list[str]]:
+    """For each group of tasks those entries of the model's state dict that are its alone.
 
-    Those are the parameters that it trains. Anything else (running means, frozen weights) goes with
-    the trained parameters nearest to it in the tree of modules, where they are of one group.
+    Those are the parameters that its tasks train, each by itself. Anything that is not trained
+    (running means, frozen weights) goes with the trained parameters nearest to it in the tree of
+    modules, where they are of one group.
     """
     names = {id(parameter): name for name, parameter in model.named_parameters()}
+    shared = -1
+    owner = {
+        names[id(parameter)]: number
+        for number, group in enumerate(groups)
+        for task in group
+        for parameter in model.own_parameters(task)
+    }
     owners: dict[str, set[int]] = {}
-    for number, group in enumerate(groups):
-        for parameter in (p for task in group for p in model.own_parameters(task)):
-            place = names[id(parameter)]
-            while place:
-                owners.setdefault(place, set()).add(number)
-                place = place.rpartition(".")[0]
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        place = name
+        while place:
+            owners.setdefault(place, set()).add(owner.get(name, shared))
+            place = place.rpartition(".")[0]
     entries: list[list[str]] = [[] for _ in groups]
     for key in model.state_dict():
         place = key
         while place and place not in owners:
             place = place.rpartition(".")[0]
         nearest = owners.get(place, set())
-        if len(nearest) == 1:
+        if len(nearest) == 1 and shared not in nearest:
             entries[min(nearest)].append(key)
     return entries

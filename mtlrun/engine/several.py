@@ -61,13 +61,15 @@ class FromBatches(FromGradients):
             weighting.inner_losses = self._inner_losses(batches[0], info)
         weights = self._ask(figures, inner, losses)
         if weights is not None:
-            self.rows.combine(weights)
-            figures.weights = weights.view(count, tasks).sum(dim=0)
+            applied = self.faded(weights.view(count, tasks)).flatten()
+            weights = weights.view(count, tasks).sum(dim=0)
+            self.rows.combine(applied)
+            figures.weights = weights
             if weighting.heads_in_rows:
-                give_own(summed_own(own, weights.tolist(), tasks), [1.0] * tasks)
+                give_own(summed_own(own, applied.tolist(), tasks), [1.0] * tasks)
             else:
                 means = summed_own(own, [part for share in shares for part in share], tasks)
-                self._give_own(means, info.present, figures.weights)
+                self._give_own(means, info.present, weights)
         return figures
 
     def _ask(self, figures: StepFigures, inner: Tensor, losses: list[Tensor]) -> Tensor | None:
@@ -131,7 +133,8 @@ class FromBatches(FromGradients):
         places = [place for place, task in enumerate(info.present) if task in labels]
         tasks = [info.present[place] for place in places]
         weights = weighting.lookahead_weights()[places].tolist()
-        parameters = trainable(forward.model.parameters())
+        beside = [p for name in forward.names for p in forward.adaptor_parameters(name)]
+        parameters = trainable([*forward.model.parameters(), *beside])
 
         def losses_here() -> list[Tensor]:
             seed_global_step(info.seed, "dropout", info.epoch, info.step)
@@ -173,7 +176,7 @@ class FromBatches(FromGradients):
         ]
         if asked is not None:
             figures.weights = asked
-            self.rows.combine(asked)
+            self.rows.combine(self.faded(asked))
             self._give_own(own, info.present, asked)
         return figures
 

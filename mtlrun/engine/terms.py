@@ -14,25 +14,36 @@ class TermGradients:
     Methods that balance the tasks' gradients fill ``.grad`` piece by piece; what the terms want is
     formed first, waits here, and is added when ``.grad`` stands. No weighting changes it. Over
     micro-batches a term is a mean over all of them, also over those without labels for the task
-    whose intermediate prediction it looks at.
+    whose intermediate prediction it looks at. Such a term fades with its task.
 
     Args:
         architecture: whose terms they are.
+        task_of: for terms that look at an intermediate prediction of a task, this task.
 
     Attributes:
         values: the step's terms by name, without their weights, detached: means over the batches.
     """
 
-    def __init__(self, architecture: Architecture) -> None:
+    def __init__(
+        self, architecture: Architecture, task_of: Mapping[str, str] | None = None
+    ) -> None:
+        self.task_of = {} if task_of is None else task_of
         self.weights = architecture.terms
         self.parameters = [p for p in architecture.parameters() if p.requires_grad]
         self.values: dict[str, Tensor] = {}
         self._share = 1.0
+        self._factors: Mapping[str, float] = {}
         self._gradients: list[Tensor | None] = []
 
-    def start(self, batches: int) -> None:
-        """Begin a step whose terms are means over so many batches."""
+    def start(self, batches: int, factors: Mapping[str, float] | None = None) -> None:
+        """Begin a step whose terms are means over so many batches.
+
+        Args:
+            batches: this many.
+            factors: for tasks that fade what is left of their terms.
+        """
         self.values = {}
+        self._factors = factors or {}
         self._share = 1 / batches
         self._gradients = [None] * len(self.parameters)
 
@@ -40,7 +51,8 @@ class TermGradients:
         """What a batch's terms add to the objective, a scalar; their values are noted."""
         parts = []
         for name, value in terms.items():
-            parts.append(value * (self.weights[name] * self._share))
+            factor = self._factors.get(self.task_of.get(name, ""), 1.0)
+            parts.append(value * (self.weights[name] * self._share * factor))
             shown = value.detach() * self._share
             self.values[name] = self.values[name] + shown if name in self.values else shown
         return torch.stack(parts).sum() if parts else torch.zeros(())

@@ -21,6 +21,22 @@ class Watcher(ABC):
 
     name: str
 
+    def begin(self, info: StepInfo) -> None:  # noqa: B027  # most have nothing to prepare
+        """A step is going to be tried; :meth:`look` follows unless it is left out.
+
+        Args:
+            info: where training stands.
+        """
+
+    def wants_gradients(self, info: StepInfo) -> bool:
+        """Whether a step that is going to be made is asked for :attr:`StepFigures.shared`.
+
+        Args:
+            info: where training stands.
+        """
+        del info
+        return False
+
     @abstractmethod
     def look(self, batches: Sequence[Batch], info: StepInfo, figures: StepFigures) -> None:
         """Look at a step that is going to be made: ``.grad`` stands, and is not clipped yet.

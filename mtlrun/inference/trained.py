@@ -87,9 +87,7 @@ def rebuild(stored: StoredRun, which: str = "best") -> TrainedRun:
     if not path.is_file():
         raise UserError(_without_checkpoint(folder, which))
     dataset, tasks = _data(stored)
-    model = build.model(config, dataset, tasks)
-    build.weighting(config, build.task_infos(dataset, tasks), model)  # it may add to the network
-    state = _load(stored, path, model)
+    model, state = network_of(stored, path, dataset, tasks)
     device = device_of(config.engine.device)
     model.to(device).eval()
     if config.engine.channels_last:
@@ -105,6 +103,26 @@ def rebuild(stored: StoredRun, which: str = "best") -> TrainedRun:
         _threads(stored),
         _epoch(state, model),
     )
+
+
+def network_of(
+    stored: StoredRun, path: Path, dataset: Dataset, tasks: Mapping[str, Task]
+) -> tuple[MultiTaskModel, dict[str, Any]]:
+    """The network of a finished run, on the CPU, and the checkpoint that its weights are from.
+
+    Args:
+        stored: the run.
+        path: of the checkpoint.
+        dataset: the run's, with the run's tasks.
+        tasks: these.
+
+    Raises:
+        UserError: the checkpoint does not fit.
+    """
+    model = build.model(stored.config, dataset, tasks)
+    infos = build.task_infos(dataset, tasks)
+    build.weighting(stored.config, infos, model)  # it may add to the network
+    return model, _load(stored, path, model)
 
 
 def _data(stored: StoredRun) -> tuple[Dataset, dict[str, Task]]:

@@ -21,7 +21,7 @@ class Annealed(Sampler):
 
     The rule and ``final`` are those of the authors' code (``run_multi_task.py``), which takes 2400
     steps an epoch (here ``sampler.epoch=2400``). It knows its number of epochs beforehand, and so
-    does this: patience ends a run before alpha reaches ``final``.
+    does this: early stopping ends a run before alpha reaches ``final``.
 
     Args:
         final: alpha in the last epoch, from 0 (equal chances) to 1 (no annealing).

@@ -11,11 +11,25 @@ from hydra.errors import HydraException
 
 from mtlrun.tracking.folder import RESULT
 
-METHOD_GROUPS = ("weighting", "architecture", "gradients")
+METHOD_GROUPS = ("weighting", "architecture", "gradients", "distill")
+METHOD_KEYS = ("tasks.primary", "tasks.anneal")
 """What makes a method: a sweep's baseline does not take these over from the command line."""
 
 ONCE = ("sweep", "hydra")
 """Keys of the sweep itself, which its jobs do not vary."""
+
+
+@dataclass(frozen=True)
+class Teachers:
+    """The runs that teach a job's, which therefore come before it.
+
+    Attributes:
+        overrides: of each.
+        own_seed: whether they are of the student's own seed.
+    """
+
+    overrides: tuple[tuple[str, ...], ...]
+    own_seed: bool
 
 
 @dataclass(frozen=True)
@@ -27,8 +41,10 @@ class Job:
         telling: keys and values that tell it from the sweep's others.
         baseline: whether it is what the others are compared with.
         against: overrides of the baseline that it is compared with; empty for none.
+        teachers: the runs that it is taught by; None for none.
         folder: its run folder; set where it is composed.
         alone: that of its baseline; likewise.
+        needs: those of runs that must have finished before it starts; likewise.
         result: the file there that a finished run has.
         refused: why it cannot be started; empty where it can.
     """
@@ -37,8 +53,10 @@ class Job:
     telling: tuple[tuple[str, str], ...]
     baseline: bool = False
     against: tuple[str, ...] = ()
+    teachers: Teachers | None = None
     folder: Path = Path()
     alone: Path | None = None
+    needs: tuple[Path, ...] = ()
     result: str = RESULT
     refused: str = ""
 
@@ -56,6 +74,11 @@ class Job:
     def finished(self) -> bool:
         """Whether its result is there."""
         return not self.refused and (self.folder / self.result).is_file()
+
+    @property
+    def waits_for(self) -> list[Path]:
+        """Those of the runs that it needs that have not finished."""
+        return [folder for folder in self.needs if not (folder / RESULT).is_file()]
 
 
 @dataclass(frozen=True)
@@ -78,7 +101,8 @@ class Axis:
     @property
     def of_method(self) -> bool:
         """Whether it says something of the method rather than of data, seed or training."""
-        return self.name.split(".")[0].split("@")[0] in METHOD_GROUPS
+        group = self.name.split(".")[0].split("@")[0]
+        return group in METHOD_GROUPS or self.name in METHOD_KEYS
 
 
 def axes(overrides: Iterable[Override]) -> list[Axis]:
@@ -169,7 +193,8 @@ def expand(methods: Sequence[Axis], others: Sequence[Axis], baseline: Sequence[s
 
 def key_of(override: str) -> str:
     """The key of an override, without Hydra's ``+`` or ``~``."""
-    return override.split("=")[0].lstrip("+~")
+    key = override.split("=")[0].lstrip("+~")
+    return "tasks" if key == "tasks.of" else key  # see mtlrun.overrides.with_task_keys
 
 
 def _telling(overrides: Iterable[str], varied: Collection[str]) -> tuple[tuple[str, str], ...]:

@@ -1,7 +1,7 @@
 """What all our sweepers share: composing jobs, having them run, and saying how they went."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,8 +133,18 @@ class JobSweeper(Sweeper):
         failures = [Failure(job, job.refused) for job in jobs if job.refused]
         left = [job for job in jobs if not job.refused and not job.finished]
         losses = _Losses(self.attempts)
-        while left:
-            batch = losses.next_batch(left)
+        while True:
+            for known in failures:
+                watch.failed(known.job, known.reason)
+            stranded = _stranded(left, watch.failures)
+            if stranded:
+                failures += stranded
+                left = [job for job in left if all(job is not one.job for one in stranded)]
+                continue  # others may need these
+            if not left:
+                return failures
+            batch = losses.next_batch([job for job in left if not job.waits_for])
+            assert batch, "of what these jobs need, nothing is among them"
             before = {job.folder: written_at(job.folder) for job in batch}
             returned, broke = self._launch(batch)
             self.stopping.check()
@@ -148,14 +158,11 @@ class JobSweeper(Sweeper):
                     lost.append(job)
             losses.note(lost, together=broke is not None)
             failures += [Failure(job, losses.reason(job)) for job in lost if losses.is_over(job)]
-            for failure in failures:
-                watch.failed(failure.job, failure.reason)
             again = [job for job in lost if not losses.is_over(job)]
             if again:
                 watch.say(_of_lost(again))
             ended = {failure.job.folder for failure in failures}
             left = [job for job in left if job.folder not in ended and not job.finished]
-        return failures
 
     def _launch(self, jobs: Sequence[Job]) -> tuple[Sequence[JobReturn | None], Exception | None]:
         """For each job what came back of it, and the launcher's error where it gave them all up."""
@@ -212,6 +219,16 @@ class _Losses:
         where = f" in epoch {status.epoch} of {status.epochs}" if status and status.epoch else ""
         times = "once" if self.attempts == 1 else f"{self.attempts} times"
         return f"its process was lost{where} {times} (killed, or out of memory)"
+
+
+def _stranded(left: Sequence[Job], failed: Collection[Path]) -> list[Failure]:
+    """Those of the jobs that need a run which failed: nothing would ever start them."""
+    needed = [(job, [folder for folder in job.needs if folder in failed]) for job in left]
+    return [
+        Failure(job, f"it needs {folders[0].parent.name}/{folders[0].name}, which failed")
+        for job, folders in needed
+        if folders
+    ]
 
 
 def _of_lost(jobs: Sequence[Job]) -> str:

@@ -1,7 +1,7 @@
 """The contract of a task."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -88,6 +88,41 @@ class Task(ABC):
     @abstractmethod
     def compute(self, statistics: Statistics) -> dict[str, float]:
         """The metrics of a split from its summed statistics, NaN where nothing is labelled."""
+
+    def soft_targets(self, predictions: Sequence[Tensor], temperature: float) -> Tensor:
+        """What several networks say together: what a network that they teach is to come near.
+
+        Of classes it is the mean of the networks' probabilities, of values the mean of these, in
+        the target's units.
+
+        Args:
+            predictions: of each network its output, as in :meth:`loss`.
+            temperature: that logits of classes are divided by; values have none.
+        """
+        raise TypeError(
+            f"{type(self).__name__} does not say what {len(predictions)} networks say together "
+            f"(at temperature {temperature:g})"
+        )
+
+    def soft_loss(
+        self, prediction: Tensor, soft: Tensor, target: Tensor, temperature: float
+    ) -> Tensor:
+        """Scalar loss against :meth:`soft_targets`, the mean over the elements of :meth:`loss`.
+
+        Of classes it is the cross-entropy at the temperature, times its square; for probabilities
+        of 0 and 1 and a temperature of 1 that is :meth:`loss`. Of values it is the task's own loss.
+
+        Args:
+            prediction: the head's output, as in :meth:`loss`.
+            soft: from :meth:`soft_targets`.
+            target: as in :meth:`loss`; says which elements carry a label, and nothing else.
+            temperature: that logits of classes are divided by; values have none.
+        """
+        del prediction, target, temperature
+        raise TypeError(
+            f"{type(self).__name__} has no loss against targets of shape {list(soft.shape)} that "
+            "other networks give"
+        )
 
     def picture(self, values: Tensor) -> Tensor:
         """Colours for a dense task's targets or predictions.

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from mtlrun.tasks.base import Metric, Statistics, Task
 from mtlrun.tasks.confusion import confusion_matrix
+from mtlrun.tasks.soft_targets import mean_of_softmax, soft_cross_entropy
 
 MISSING = -1
 
@@ -56,6 +57,16 @@ class Classification(Task):
         logits = prediction.to(torch.promote_types(prediction.dtype, torch.float32))
         total = F.cross_entropy(logits, target, ignore_index=MISSING, reduction="sum")
         return total / self.labelled(target).sum().clamp(min=1)
+
+    def soft_targets(self, predictions: Sequence[Tensor], temperature: float) -> Tensor:
+        """Mean probabilities, [N, classes]. See :meth:`Task.soft_targets`."""
+        return mean_of_softmax(predictions, temperature, 1)
+
+    def soft_loss(
+        self, prediction: Tensor, soft: Tensor, target: Tensor, temperature: float
+    ) -> Tensor:
+        """See :meth:`Task.soft_loss`."""
+        return soft_cross_entropy(prediction, soft, self.labelled(target), temperature, 1)
 
     def labelled(self, target: Tensor) -> Tensor:
         """See :meth:`Task.labelled`."""

@@ -1,11 +1,12 @@
 """The distance of each pixel."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from mtlrun.tasks.base import Metric, Statistics, Task, masked_mean
+from mtlrun.tasks.soft_targets import mean, precise
 
 FARTHEST_SHOWN = 10.0
 """Metres at and beyond which pictures no longer tell distances apart: the reach of a Kinect."""
@@ -56,6 +57,19 @@ class Depth(Task):
         metres, known = known_depth(target)
         # The target is float32, and so is the difference at least, under mixed precision too.
         return masked_mean((prediction.squeeze(1) - metres).abs(), known)
+
+    def soft_targets(self, predictions: Sequence[Tensor], temperature: float) -> Tensor:
+        """The mean, in metres, [N, H, W]. See :meth:`Task.soft_targets`."""
+        del temperature
+        return mean([precise(prediction).squeeze(1) for prediction in predictions])
+
+    def soft_loss(
+        self, prediction: Tensor, soft: Tensor, target: Tensor, temperature: float
+    ) -> Tensor:
+        """See :meth:`Task.soft_loss`."""
+        del temperature
+        _, known = known_depth(target)  # what the others say may be at the camera, or behind it
+        return masked_mean((prediction.squeeze(1) - soft).abs(), known)
 
     def labelled(self, target: Tensor) -> Tensor:
         """See :meth:`Task.labelled`."""

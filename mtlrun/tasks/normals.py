@@ -1,13 +1,14 @@
 """The direction in which the surface at each pixel faces."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from mtlrun.tasks.base import Metric, Statistics, Task, masked_mean
+from mtlrun.tasks.soft_targets import mean
 
 BIN_DEGREES = 0.01
 BINS = round(180 / BIN_DEGREES)
@@ -55,6 +56,19 @@ class SurfaceNormals(Task):
         """
         normals, known = known_normals(target)
         return masked_mean(1 - (unit(prediction) * normals).sum(1), known)
+
+    def soft_targets(self, predictions: Sequence[Tensor], temperature: float) -> Tensor:
+        """The mean of the unit vectors, [N, 3, H, W]. See :meth:`Task.soft_targets`."""
+        del temperature
+        return mean([unit(prediction) for prediction in predictions])
+
+    def soft_loss(
+        self, prediction: Tensor, soft: Tensor, target: Tensor, temperature: float
+    ) -> Tensor:
+        """See :meth:`Task.soft_loss`."""
+        del temperature
+        _, known = known_normals(target)
+        return masked_mean(1 - (unit(prediction) * unit(soft)).sum(1), known)
 
     def labelled(self, target: Tensor) -> Tensor:
         """See :meth:`Task.labelled`."""

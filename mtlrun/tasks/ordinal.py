@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from mtlrun.tasks.base import Metric, Statistics, Task, masked_mean
 from mtlrun.tasks.confusion import confusion_matrix
 from mtlrun.tasks.names import names_or_numbers
+from mtlrun.tasks.soft_targets import mean_of_sigmoid, precise
 
 MISSING = -1
 
@@ -67,8 +68,18 @@ class Ordinal(Task):
         # Row y of the table holds the answers to y > k; a label beyond it is an IndexError.
         table = torch.ones(self.classes, self.output_size, dtype=logits.dtype, device=logits.device)
         above = F.embedding(torch.where(known, target, 0), table.tril(-1))
-        errors = F.binary_cross_entropy_with_logits(logits, above, reduction="none")
-        return masked_mean(errors, known.unsqueeze(1).expand_as(errors))
+        return _mean_error(logits, above, known)
+
+    def soft_targets(self, predictions: Sequence[Tensor], temperature: float) -> Tensor:
+        """Mean P(y > k), [N, classes - 1]. See :meth:`Task.soft_targets`."""
+        return mean_of_sigmoid(predictions, temperature)
+
+    def soft_loss(
+        self, prediction: Tensor, soft: Tensor, target: Tensor, temperature: float
+    ) -> Tensor:
+        """See :meth:`Task.soft_loss`."""
+        logits = precise(prediction) / temperature
+        return temperature**2 * _mean_error(logits, soft, self.labelled(target))
 
     def labelled(self, target: Tensor) -> Tensor:
         """See :meth:`Task.labelled`."""
@@ -99,3 +110,9 @@ class Ordinal(Task):
             "accuracy": (confusion.diagonal().sum() / total).item(),
             "quadratic_kappa": kappa.item(),
         }
+
+
+def _mean_error(logits: Tensor, above: Tensor, known: Tensor) -> Tensor:
+    """Mean over known rows [N] and thresholds of the cross-entropies, [N, classes - 1]."""
+    errors = F.binary_cross_entropy_with_logits(logits, above, reduction="none")
+    return masked_mean(errors, known.unsqueeze(1).expand_as(errors))

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from mtlrun.tasks.base import Metric, Statistics, Task, masked_mean
 from mtlrun.tasks.constants import Constants
+from mtlrun.tasks.soft_targets import mean, precise
 from mtlrun.tasks.values import as_matrix, known_rows
 
 RegressionLoss = Literal["mse", "l1", "huber"]
@@ -89,7 +90,10 @@ class Regression(Task):
             prediction: [N, outputs], standardised.
             target: [N] or [N, outputs], in its own units, NaN where missing.
         """
-        values, known = self._known(prediction, target)
+        return self._mean_error(prediction, *self._known(prediction, target))
+
+    def _mean_error(self, prediction: Tensor, values: Tensor, known: Tensor) -> Tensor:
+        """The loss against values in the target's units, [N, outputs], where they are known."""
         if self.standardised:
             center, scale = self.center.on(values.device), self.scale.on(values.device)
             values = ((values.double() - center) / scale).to(values.dtype)
@@ -102,6 +106,24 @@ class Regression(Task):
         else:
             errors = F.huber_loss(prediction, values, reduction="none", delta=self.delta)
         return masked_mean(errors, known)
+
+    def soft_targets(self, predictions: Sequence[Tensor], temperature: float) -> Tensor:
+        """The mean, in the target's units, [N, outputs]. See :meth:`Task.soft_targets`."""
+        del temperature
+        mean_prediction = mean([precise(prediction) for prediction in predictions])
+        if not self.standardised:
+            return mean_prediction
+        device = mean_prediction.device
+        values = mean_prediction.double() * self.scale.on(device) + self.center.on(device)
+        return values.to(mean_prediction.dtype)
+
+    def soft_loss(
+        self, prediction: Tensor, soft: Tensor, target: Tensor, temperature: float
+    ) -> Tensor:
+        """See :meth:`Task.soft_loss`."""
+        del temperature
+        _, known = self._known(prediction, target)
+        return self._mean_error(prediction, soft, known)
 
     def labelled(self, target: Tensor) -> Tensor:
         """See :meth:`Task.labelled`."""

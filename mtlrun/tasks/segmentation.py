@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from mtlrun.tasks.base import Metric, Statistics, Task
 from mtlrun.tasks.confusion import confusion_matrix
+from mtlrun.tasks.soft_targets import mean_of_softmax, soft_cross_entropy
 
 GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
@@ -79,6 +80,17 @@ class Segmentation(Task):
             logits, target.long(), ignore_index=self.ignore_index, reduction="sum"
         )
         return total / (target != self.ignore_index).sum().clamp(min=1)
+
+    def soft_targets(self, predictions: Sequence[Tensor], temperature: float) -> Tensor:
+        """Mean probabilities, [N, classes, H, W]. See :meth:`Task.soft_targets`."""
+        return mean_of_softmax(predictions, temperature, 1)
+
+    def soft_loss(
+        self, prediction: Tensor, soft: Tensor, target: Tensor, temperature: float
+    ) -> Tensor:
+        """See :meth:`Task.soft_loss`."""
+        known = target != self.ignore_index
+        return soft_cross_entropy(prediction, soft, known, temperature, 1)
 
     def labelled(self, target: Tensor) -> Tensor:
         """See :meth:`Task.labelled`."""

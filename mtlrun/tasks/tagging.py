@@ -12,6 +12,7 @@ from mtlrun.tasks.base import Metric, Statistics, Task
 from mtlrun.tasks.confusion import confusion_matrix
 from mtlrun.tasks.constants import Constants
 from mtlrun.tasks.names import names_or_numbers
+from mtlrun.tasks.soft_targets import mean_of_softmax, soft_cross_entropy
 from mtlrun.tasks.spans import Spans, Tags, bio_tags, count_by_type, matches, spans
 
 MISSING = -1
@@ -91,6 +92,17 @@ class Tagging(Task):
             logits.flatten(0, 1), target.flatten(), ignore_index=MISSING, reduction="sum"
         )
         return total / (target != MISSING).sum().clamp(min=1)
+
+    def soft_targets(self, predictions: Sequence[Tensor], temperature: float) -> Tensor:
+        """Mean probabilities, [N, L, classes]. See :meth:`Task.soft_targets`."""
+        return mean_of_softmax(predictions, temperature, 2)
+
+    def soft_loss(
+        self, prediction: Tensor, soft: Tensor, target: Tensor, temperature: float
+    ) -> Tensor:
+        """See :meth:`Task.soft_loss`."""
+        self._expect_tokens(prediction, target)
+        return soft_cross_entropy(prediction, soft, target != MISSING, temperature, 2)
 
     def labelled(self, target: Tensor) -> Tensor:
         """See :meth:`Task.labelled`."""

@@ -1,12 +1,14 @@
 """What tasks with labels 0 and 1 have in common."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from mtlrun.tasks.base import Statistics, Task, masked_mean
+from mtlrun.tasks.soft_targets import mean_of_sigmoid, precise
 from mtlrun.tasks.values import as_matrix, known_rows
 
 RARE = 0.2
@@ -77,10 +79,26 @@ class ZeroOne(Task):
         logits = prediction.to(torch.promote_types(prediction.dtype, torch.float32))
         # NaN must not enter the loss at all: its gradient is NaN even where it is masked out.
         values = torch.where(known, labels, 0.0).to(logits.dtype)
+        return masked_mean(self._errors(logits, values), known)
+
+    def _errors(self, logits: Tensor, values: Tensor) -> Tensor:
+        """Cross-entropies of labels or probabilities, weighted; each is least where they agree."""
         errors = F.binary_cross_entropy_with_logits(logits, values, reduction="none")
-        if self.positive_weight is not None:
-            errors = errors * (1 + (self.positive_weight - 1) * values)
-        return masked_mean(errors, known)
+        if self.positive_weight is None:
+            return errors
+        return errors * (1 + (self.positive_weight - 1) * values)
+
+    def soft_targets(self, predictions: Sequence[Tensor], temperature: float) -> Tensor:
+        """Mean probabilities of 1, [N, outputs]. See :meth:`Task.soft_targets`."""
+        return mean_of_sigmoid(predictions, temperature)
+
+    def soft_loss(
+        self, prediction: Tensor, soft: Tensor, target: Tensor, temperature: float
+    ) -> Tensor:
+        """See :meth:`Task.soft_loss`."""
+        known = ~as_matrix(self.name, prediction, target).isnan()
+        errors = self._errors(precise(prediction) / temperature, soft)
+        return temperature**2 * masked_mean(errors, known)
 
     def labelled(self, target: Tensor) -> Tensor:
         """See :meth:`Task.labelled`."""

@@ -105,30 +105,45 @@ def finished(folder: Path) -> dict[str, Any] | None:
     return result
 
 
-def claim(folder: Path, config: Mapping[str, Any], without_effect: tuple[str, ...]) -> None:
+def claim(
+    folder: Path,
+    config: Mapping[str, Any],
+    without_effect: tuple[str, ...],
+    defaults: Mapping[str, Any] | None = None,
+) -> None:
     """Write the run's configuration, or make sure that the folder holds a run with the same.
 
     Args:
         folder: the run folder.
         config: the resolved configuration, plain data.
         without_effect: dotted keys in which two runs may differ and be the same run.
+        defaults: the settings of a run that changes nothing, nested: what a run had that was made
+            before there were such settings.
 
     Raises:
         UserError: where the folder holds a run with other settings; shows the difference.
     """
     if not (folder / CONFIG).exists():
         write_text(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(dict(config))))
-    elif why := refusal(folder, config, without_effect):
+    elif why := refusal(folder, config, without_effect, defaults):
         raise UserError(why)
 
 
-def refusal(folder: Path, config: Mapping[str, Any], without_effect: tuple[str, ...]) -> str | None:
-    """Why a run cannot have a folder: that holds one with other settings. None where it can."""
+def refusal(
+    folder: Path,
+    config: Mapping[str, Any],
+    without_effect: tuple[str, ...],
+    defaults: Mapping[str, Any] | None = None,
+) -> str | None:
+    """Why a run cannot have a folder: that holds one with other settings. None where it can.
+
+    See :func:`claim`.
+    """
     if not (folder / CONFIG).exists():
         return None
     held = OmegaConf.to_container(OmegaConf.load(folder / CONFIG))
     assert isinstance(held, dict)
-    differences = _differences(held, config, without_effect)
+    differences = _differences(held, config, without_effect, defaults or {})
     if not differences:
         return None
     return (
@@ -150,12 +165,16 @@ def flatten(config: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _differences(
-    held: Mapping[Any, Any], wanted: Mapping[str, Any], without_effect: tuple[str, ...]
+    held: Mapping[Any, Any],
+    wanted: Mapping[str, Any],
+    without_effect: tuple[str, ...],
+    defaults: Mapping[str, Any],
 ) -> list[str]:
-    old, new = flatten(held), flatten(wanted)
+    start, old, new = flatten(defaults), flatten(held), flatten(wanted)
+    before = {**{key: start[key] for key in start.keys() & new.keys()}, **old}
     return [
         f"{key} is {old.get(key, 'absent')} there and {new.get(key, 'absent')} here"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key, ...) != new.get(key, ...)
+        if before.get(key) != new.get(key)  # null says as much as nothing at all
         and not any(key == free or key.startswith(f"{free}.") for free in without_effect)
     ]

@@ -31,7 +31,9 @@ def heatmap(
     """
     font = ImageFont.load_default(FONT_SIZE)
     left = MARGIN + max(_width(font, _short(name)) for name in rows) + MARGIN
-    widest = max(_width(font, _short(name)) for name in columns)
+    numbers = [[f"{value:.3g}" for value in line] for line in values.tolist()]
+    shown = [_short(name) for name in columns] + [text for line in numbers for text in line]
+    widest = max(_width(font, text) for text in shown)
     cell = max(CELL[0], min(widest, 3 * CELL[0]) + MARGIN), CELL[1]
     size = (left + cell[0] * len(columns) + MARGIN, CELL[1] * (len(rows) + 1) + MARGIN)
     picture = Image.new("RGB", size, WHITE)
@@ -51,7 +53,7 @@ def heatmap(
             draw.rectangle((corner, top, corner + cell[0] - 2, top + CELL[1] - 2), fill=shade)
             ink = WHITE if abs(share) > 0.6 else BLACK
             centre = (corner + cell[0] / 2, top + CELL[1] / 2)
-            draw.text(centre, f"{values[line, number]:.3g}", ink, font, anchor="mm")
+            draw.text(centre, numbers[line][number], ink, font, anchor="mm")
     return np.asarray(picture)
 
 

@@ -5,6 +5,15 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+HARDLY_LEARNT = 0.95
+"""A loss ratio at half of the run that is said when it is higher."""
+
+FAR_ABOVE = 10
+"""A noise scale is said when it is more than so many times the rows of a step."""
+
+OFTEN = 0.75
+"""A share of steps in conflict that is said; independent directions give a half."""
+
 
 def markdown_summary(result: Mapping[str, Any]) -> str:
     """What the run is, and a table of its metrics: a row a metric, final, best and test.
@@ -16,7 +25,42 @@ def markdown_summary(result: Mapping[str, Any]) -> str:
     header = ["task", "metric", f"{split}, final", f"{split}, best", "of epoch", "test"]
     lines = [header, ["---", "---", "---:", "---:", "---:", "---:"], *_rows(result["tasks"])]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"{_about(result)}\n\n{table}\n\n{_footnote(result, split)}\n"
+    found = standing_out(result["tasks"])
+    said = [
+        f"- **{_escaped(task)}**: {_escaped('; '.join(facts))}" for task, facts in found.items()
+    ]
+    remarks = ["What stands out:\n\n" + "\n".join(said)] if said else []
+    return "\n\n".join([_about(result), table, _footnote(result, split), *remarks]) + "\n"
+
+
+def standing_out(tasks: Mapping[str, Any]) -> dict[str, list[str]]:
+    """What a run's figures say of tasks that may have failed; others are left out.
+
+    Args:
+        tasks: those of ``result.json``.
+    """
+    facts = {task: [*_facts(values)] for task, values in tasks.items()}
+    return {task: found for task, found in facts.items() if found}
+
+
+def _facts(values: Mapping[str, Any]) -> Iterator[str]:
+    ratio = values.get("loss", {}).get("loss_ratio_at_half")
+    if ratio is not None and ratio > HARDLY_LEARNT:
+        yield f"hardly learnt by half of the run: its loss stood at {ratio:.0%} of the first one"
+    noise, rows = values.get("noise_scale"), values.get("rows_per_step")
+    if values.get("noise_drowns"):
+        yield (
+            f"noise drowns its gradient: in the {values['noise_steps']} steps looked at its rows "
+            "had no direction in common"
+        )
+    elif noise is not None and rows is not None and noise > FAR_ABOVE * rows:
+        yield (
+            f"its gradient is mostly noise: the noise scale is {noise:.4g} rows, a step has "
+            f"{rows:.4g}; larger batches would help"
+        )
+    for other, share in (values.get("conflicts") or {}).items():
+        if share >= OFTEN:
+            yield f"in conflict with {other} in {share:.0%} of the steps"
 
 
 def _about(result: Mapping[str, Any]) -> str:
@@ -50,7 +94,9 @@ def _footnote(result: Mapping[str, Any], split: str) -> str:
         f"epoch {epoch}" + (f" ({_escaped(task)})" if task else "")
         for task, epoch in epochs.items()
     )
-    return f"test: the model of {selected}, the best on {split}."
+    primary = ", ".join(map(_escaped, result.get("primary") or ()))
+    by = f" by {primary}" if primary else ""
+    return f"test: the model of {selected}, the best on {split}{by}."
 
 
 def _shown(value: float | None) -> str:

@@ -15,11 +15,12 @@ COLUMNS = {
     "conflicts.csv": ("step", "task_a", "task_b", "cosine"),
     "terms.csv": ("step", "epoch", "term", "loss", "weight"),
     "structure.csv": ("epoch", "step", "name", "row", "column", "value"),
+    "affinity.csv": ("step", "source", "target", "value"),
 }
 """The files of a run and their columns."""
 
 ALWAYS = ("metrics.csv", "losses.csv", "conflicts.csv")
-"""Those that every run has; the others hang on the architecture."""
+"""Those that every run has; the others hang on the architecture, and on what is measured."""
 
 
 def shown(value: object) -> str:

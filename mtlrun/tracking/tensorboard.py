@@ -73,8 +73,14 @@ class EventWriter:
 
     def structure(self, table: Structure, step: int) -> None:
         """What an architecture has learned, as the picture ``structure/<name>``."""
-        picture = heatmap(table.rows, table.columns, table.values.detach().double().cpu().numpy())
-        self.writer.add_image(f"structure/{table.name}", picture, step, dataformats="HWC")
+        self.heatmap(f"structure/{table.name}", table.rows, table.columns, table.values, step)
+
+    def heatmap(
+        self, tag: str, rows: Sequence[str], columns: Sequence[str], values: Tensor, step: int
+    ) -> None:
+        """A table of numbers, [rows, columns] on any device, as a picture."""
+        picture = heatmap(rows, columns, values.detach().double().cpu().numpy())
+        self.writer.add_image(tag, picture, step, dataformats="HWC")
 
     def text(self, tag: str, text: str) -> None:
         """A text, shown in a fixed-width font."""
@@ -120,6 +126,8 @@ CHARTS = {
     "validation loss": r"val/[^/]+/loss",
     "gradient norm": r"train/grad_norm/.*",
     "cosine between task gradients": r"train/cosine/.*",
+    "share of steps in conflict": r"train/conflict_share/.*",
+    "gradient noise scale: rows": r"train/noise_scale/.*",
 }
 """Custom charts, each with the tags that it draws. Patterns, so that all runs have the same charts:
 TensorBoard shows those of all runs one after the other where they differ."""

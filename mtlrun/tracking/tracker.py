@@ -124,6 +124,17 @@ class Tracker:
         for row in rows:
             self.scalar(f"train/term/{row['term']}", row["loss"], row["step"])
 
+    def affinity(self, rows: Sequence[Row]) -> None:
+        """Rows of ``affinity.csv``: what a step for one task would do for another."""
+        self._tables["affinity.csv"].append(rows)
+
+    def heatmap(
+        self, tag: str, rows: Sequence[str], columns: Sequence[str], values: Tensor, step: int
+    ) -> None:
+        """A table of numbers, [rows, columns], as a picture for TensorBoard alone."""
+        if self._events:
+            self._events.heatmap(tag, rows, columns, values, step)
+
     def structure(self, learned: Sequence[Structure], epoch: int, step: int) -> None:
         """What an architecture has learned of who shares what: ``structure.csv``, and pictures."""
         for table in learned:

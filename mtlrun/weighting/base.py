@@ -255,6 +255,7 @@ class JacobianWeighting(Weighting):
             during :meth:`direction`. Rows of the Jacobian have its elements in their order.
         task_weights: after :meth:`direction`, the weight of each task, [T], for a method that has
             them: they scale heads where these are ``"weighted"``, and are logged.
+        is_weighted_sum: whether the direction is always ``task_weights`` @ Jacobian.
     """
 
     heads: ClassVar[Literal["weighted", "unweighted"]] = "unweighted"
@@ -263,6 +264,7 @@ class JacobianWeighting(Weighting):
     sees_representation: bool = False
     representation: Tensor | None = None
     task_weights: Tensor | None = None
+    is_weighted_sum: ClassVar[bool] = False
 
     @abstractmethod
     def direction(self, jacobian: Tensor, losses: Tensor) -> Tensor:

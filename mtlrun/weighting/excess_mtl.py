@@ -54,6 +54,7 @@ class ExcessMTL(JacobianWeighting):
     """
 
     heads = "weighted"
+    is_weighted_sum = True
     claims = frozenset({"homogeneous"})
     squares: Tensor
     log_weights: Tensor

@@ -84,6 +84,7 @@ class RotoGrad(KeepsAbsent, JacobianWeighting):
 
     place = "representation"
     sees_representation = True
+    is_weighted_sum = True
     claims = frozenset({"homogeneous", "impartial"})
     initial_lengths: Tensor
     steps: Tensor
@@ -168,10 +169,10 @@ class RotoGrad(KeepsAbsent, JacobianWeighting):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Hand the rotations to the network; those of absent tasks are as they were."""
+        """Hand the rotations of the step's tasks to the network; absent tasks keep theirs."""
         super().after_step()
-        for adapter, matrix in zip(
-            self.adapters().values(), self.rotations(self.angles), strict=True
-        ):
+        adapters = list(self.adapters().values())
+        present = [adapters[index] for index in self.step.present]
+        for adapter, matrix in zip(present, self.rotations(self.pick(self.angles)), strict=True):
             assert isinstance(adapter, Rotation)
             adapter.matrix.copy_(matrix)

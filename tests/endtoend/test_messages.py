@@ -135,7 +135,7 @@ def test_a_gpu_that_is_not_there(refused: Refused) -> None:
     [("train", "See mtlrun --help."), ("compar", "Did you mean mtlrun compare?")],
 )
 def test_an_unknown_verb(word: str, hint: str, refused: Refused) -> None:
-    verbs = "list, compare, report, plot, tensorboard, evaluate, predict, export, data"
+    verbs = "list, compare, group, report, plot, tensorboard, evaluate, predict, export, data"
     check(refused(word), f"{word} is neither a verb ({verbs}) nor a setting", hint)
 
 

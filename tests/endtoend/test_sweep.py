@@ -22,6 +22,8 @@ from commands import (
 
 from mtlrun.cli import run_command
 from mtlrun.engine import engine
+from mtlrun.sweeping.jobs import Job
+from mtlrun.sweeping.sweeper import JobSweeper
 
 METHODS = ("equal", "uncertainty", "gradnorm", "mgda", "pcgrad")
 BRIEF = ("epochs=1", "tracking.tensorboard=false", "tracking.progress=none")
@@ -188,6 +190,24 @@ def test_a_sweep_with_its_baseline(directory: Path, capsys: pytest.CaptureFixtur
         "Table of runs: mtlrun compare outputs/default",
     ]
     assert all((" delta_m " in line) == (index % 2 == 1) for index, line in enumerate(lines))
+
+
+def test_the_runs_of_a_sweep_over_pairs(
+    directory: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs: list[Job] = []
+    monkeypatch.setattr(
+        JobSweeper, "run_all", lambda sweeper, given, watch: jobs.extend(given) or []
+    )
+    assert run_command(["+sweep=pairs", "seed=3", *BRIEF[:2]]) == 0
+    three = [("digit", "parity"), ("digit", "ink"), ("parity", "ink")]
+    assert [job.folder.relative_to("outputs/default/digits").as_posix() for job in jobs] == [
+        "equal,architecture=single_task,epochs=1/seed=3",
+        "equal,epochs=1/seed=3",
+        *(f"equal,epochs=1,tasks=[{one}_{other}]/seed=3" for one, other in three),
+    ]
+    assert [job.alone for job in jobs] == [None, *[jobs[0].folder] * 4]
+    assert capsys.readouterr().out.startswith("3 tasks, 4 groups of them to train: 5 runs.\n")
 
 
 def test_a_sweep_of_ones_own_sets_what_its_runs_have_in_common(directory: Path) -> None:

@@ -56,7 +56,7 @@ def hps_model(
     heads: Mapping[str, nn.Module] | None = None,
 ) -> MultiTaskModel:
     """Hard sharing of a trunk that gives WIDTH features."""
-    backbone = Backbone([trunk], [WIDTH], [False])
+    backbone = Backbone([trunk], [WIDTH], ["vector"])
     architecture = HPS(make_backbone=lambda _: backbone, streams=streams or {"rows": tuple(tasks)})
     own = {name: linear_head(task) for name, task in tasks.items()}
     return MultiTaskModel(architecture, {**own, **(heads or {})})

@@ -96,6 +96,34 @@ def test_seeds_are_composed_once_and_get_the_folders_that_they_have_alone(compos
     assert [job.alone for job in found] == [None, folders[0], None, folders[2]]
 
 
+def test_tasks_are_composed_once_and_get_the_folders_that_they_have_alone(compose: Compose) -> None:
+    given = (
+        ("seed=0", "tasks=null", *BRIEF),
+        ("seed=1", "tasks=[digit,ink]", *BRIEF),
+        ("seed=0", "tasks=[parity,digit]", *BRIEF),
+        ("seed=0", *BRIEF),
+    )
+    found = compose([Job(overrides, ()) for overrides in given])
+    assert compose.asked == [list(given[0]), list(given[3])]
+    # All tasks are those of the plain run, whether or not they are typed.
+    plain = Path("outputs/default/digits/equal,engine.threads=1,epochs=1")
+    assert [job.folder for job in found] == [
+        plain / "seed=0",
+        plain.parent / f"{plain.name},tasks=[digit_ink]/seed=1",
+        plain.parent / f"{plain.name},tasks=[parity_digit]/seed=0",
+    ]
+    for job in found:
+        assert compose([Job(job.overrides, ())])[0].folder == job.folder
+
+
+def test_primary_tasks_are_not_lost_between_jobs(compose: Compose) -> None:
+    first = ("tasks={of:[digit,ink],primary:[digit]}", *BRIEF)
+    second = ("tasks={of:[digit,ink],primary:[ink]}", *BRIEF)
+    found = compose([Job(first, ()), Job(second, ())])
+    assert compose.asked == [list(first), list(second)]
+    assert found[0].folder != found[1].folder
+
+
 def test_folders_that_the_user_names_after_the_overrides(compose: Compose) -> None:
     """Hydra's own names of folders hang on the seed's override, and not on the seed alone."""
     compose.sweep = deepcopy(compose.sweep)

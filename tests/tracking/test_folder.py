@@ -92,6 +92,17 @@ def test_a_name_that_begins_like_a_free_one_is_not_free(tmp_path: Path) -> None:
         run_folder.claim(tmp_path, {"engine": {"workers": 5, "workers_more": 2}}, FREE)
 
 
+def test_a_run_from_before_there_was_a_setting_had_its_default(tmp_path: Path) -> None:
+    old = {"engine": {"patience": None, "workers": 0}}
+    new = {"engine": {"workers": 0, "affinity": "none"}, "stopping": {"_target_": None}}
+    defaults = {"engine": {"affinity": "none"}, "stopping": {}}
+    run_folder.claim(tmp_path, old, FREE)
+    run_folder.claim(tmp_path, new, FREE, defaults)
+    new["engine"]["affinity"] = "tag"
+    with pytest.raises(UserError, match=r"engine\.affinity is absent there and tag here"):
+        run_folder.claim(tmp_path, new, FREE, defaults)
+
+
 def test_flatten() -> None:
     leaves = run_folder.flatten({"a": {"b": {"c": 1}, "d": {}}, "e": [1, {"f": 2}]})
     assert leaves == {"a.b.c": 1, "a.d": {}, "e": [1, {"f": 2}]}

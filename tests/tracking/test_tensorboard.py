@@ -254,6 +254,29 @@ def test_many_tasks_with_one_headline_have_a_mean() -> None:
     assert "result/mean_rmse" not in result_columns({"a": "rmse"}, "val/delta_m", tracked=True)
 
 
+def test_the_summary_says_what_stands_out() -> None:
+    result = result_of(dict.fromkeys(["a", "b", "c"], "accuracy"))
+    result["tasks"]["a"] |= {
+        "loss": {"loss_ratio_at_half": 0.97},
+        "noise_scale": 2000.0,
+        "noise_drowns": False,
+        "rows_per_step": 64.0,
+        "conflicts": {"b": 0.8, "c": 0.74},
+    }
+    nan = float("nan")
+    drowned = {"noise_scale": nan, "noise_drowns": True, "noise_steps": 12, "rows_per_step": 64.0}
+    result["tasks"]["b"] |= {"loss": {"loss_ratio_at_half": nan}, "conflicts": None, **drowned}
+    plain = {"noise_scale": 640.0, "noise_drowns": False, "rows_per_step": 64.0}
+    result["tasks"]["c"] |= {"loss": {"loss_ratio_at_half": 0.95}, "conflicts": {}, **plain}
+    assert markdown_summary(result).split("What stands out:\n\n")[1].splitlines() == [
+        "- **a**: hardly learnt by half of the run: its loss stood at 97% of the first one; its "
+        "gradient is mostly noise: the noise scale is 2000 rows, a step has 64; larger batches "
+        "would help; in conflict with b in 80% of the steps",
+        "- **b**: noise drowns its gradient: in the 12 steps looked at its rows had no direction "
+        "in common",
+    ]
+
+
 def test_names_cannot_break_the_summary() -> None:
     text = markdown_summary(result_of({"<b>a|b</b>\n*c*": "rmse"}))
     (row,) = [line for line in text.splitlines() if "rmse" in line]
@@ -306,6 +329,8 @@ def test_the_layout_draws_the_tasks_together(tracker: Tracker, tmp_path: Path) -
     for step in (1, 20):
         tracker.steps(losses(step), conflicts(step), step=step, epoch=1)
     tracker.metrics(1, 20, "val", {"depth": {"loss": 0.6, "rmse": 0.7}})
+    tracker.scalar("train/conflict_share/depth-segmentation", 0.25, 20)
+    tracker.scalar("train/noise_scale/depth", 300.0, 20)
     tracker.close()
     found = events(tmp_path)
     (event,) = found.Tensors("custom_scalars__config__")
@@ -328,6 +353,8 @@ def test_the_layout_draws_the_tasks_together(tracker: Tracker, tmp_path: Path) -
         "validation loss": {"val/depth/loss"},
         "gradient norm": {"train/grad_norm/segmentation"},
         "cosine between task gradients": {"train/cosine/depth-segmentation"},
+        "share of steps in conflict": {"train/conflict_share/depth-segmentation"},
+        "gradient noise scale: rows": {"train/noise_scale/depth"},
     }
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from mtlrun.analysis.comparison.figures import MEAN_RANK, OVER_METRICS, OVER_TASKS, Figure
 from mtlrun.analysis.comparison.groups import Group
@@ -44,6 +45,7 @@ def answer(
         comparison: its figures.
         transfers: what each group does to each task.
     """
+    comparison = replace(comparison, labels=comparison.spoken)
     baselines = set(comparison.against.values())
     methods = [g for g in comparison.against if g not in baselines and not g.single_task]
     if not methods:
@@ -71,9 +73,10 @@ def _without_delta_m(title: str, comparison: Comparison) -> Iterator[str]:
         rank = min(comparison.mean(group, MEAN_RANK) for group in ranked)
         first = [comparison.labels[g] for g in ranked if comparison.mean(g, MEAN_RANK) == rank]
         have = "has" if len(first) == 1 else "share"
+        metrics = metrics_text(len(comparison.judged.metrics(comparison.metrics)))
         yield (
-            f"{listing(first, LISTED)} {have} the best mean rank over "
-            f"{metrics_text(len(comparison.metrics))}, {rank:.1f} of {len(ranked)}."
+            f"{listing(first, LISTED)} {have} the best mean rank over {metrics}, {rank:.1f} of "
+            f"{len(ranked)}."
         )
 
 
@@ -214,6 +217,8 @@ def _tasks(
     losing: dict[str, list[str]] = {}
     for group in methods:
         for transfer in transfers.get(group, ()):
+            if transfer.task not in comparison.judged.tasks[group]:
+                continue
             seen[transfer.task] = seen.get(transfer.task, 0) + 1
             if transfer.verdict == "loses":
                 losing.setdefault(transfer.task, []).append(comparison.labels[group])

@@ -30,6 +30,7 @@ def _table(table: Table) -> dict[str, Any]:
         "protocol": table.protocol,
         "answer": table.answer,
         "reference": table.reference,
+        "judged": table.judged or None,
         "columns": [
             {"key": c.key, "group": c.group, "name": c.name, "better": c.better}
             for c in table.columns
@@ -56,7 +57,11 @@ def _row(table: Table, row: Row) -> dict[str, Any]:
             {**asdict(transfer), "verdict": transfer.verdict} for transfer in row.transfer
         ],
         "test": asdict(row.test) if row.test else None,
-        "runs": [{"seed": run.seed, "folder": str(run.folder)} for run in row.runs],
+        "runs": [
+            {"seed": run.seed, "folder": str(folder)}
+            for run in row.runs
+            for folder in dict.fromkeys(source.folder for source in run.sources)
+        ],
     }
 
 

@@ -129,7 +129,13 @@ def look_for_baselines(
         )
 
     baselines = served_by(groups)
-    lonely = [run for group in groups if baselines.of(group) is None for run in group.runs]
+    lonely = [
+        source
+        for group in groups
+        if baselines.of(group) is None
+        for run in group.runs
+        for source in run.sources
+    ]
     neighbours = [run for run in beside(lonely, found.resolved) if run.single_task]
     if not neighbours:
         return groups, baselines, notes

@@ -1,7 +1,7 @@
 """Ranking methods over tasks and seeds: Friedman's test and Nemenyi's critical difference."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from mtlrun.analysis.comparison.figures import Figure, Samples
@@ -41,19 +41,24 @@ class Blocks:
         return critical_difference(self.labels, rows, f"{of}; {DEPENDENT}")
 
 
-def blocks_of(groups: Sequence[Group], samples: Samples, labels: Mapping[Group, str]) -> Blocks:
+def blocks_of(
+    groups: Sequence[Group],
+    samples: Samples,
+    labels: Mapping[Group, str],
+    judged: Mapping[Group, Collection[str]],
+) -> Blocks:
     """A block for each task and seed: the task's headline metric, by which models are selected.
 
-    Methods that lack seeds are left out, or else seeds that methods lack, whichever ranks more
-    figures; methods without a figure are left out.
+    Only tasks that a group is judged by count. Methods that lack seeds are left out, or else seeds
+    that methods lack, whichever ranks more figures; methods without a figure are left out.
     """
     whole = {}
     for group in groups:
-        scores = _scores(group, samples)
+        scores = _scores(group, samples, judged[group])
         if not any(map(math.isnan, scores.values())):
             whole[group] = scores
-    tasks = max((set(group.tasks) for group in whole), key=len, default=set())
-    whole = {group: scores for group, scores in whole.items() if set(group.tasks) == tasks}
+    tasks = max((set(judged[group]) for group in whole), key=len, default=set())
+    whole = {group: scores for group, scores in whole.items() if set(judged[group]) == tasks}
 
     def having(seeds: frozenset[int]) -> list[Group]:
         return [group for group in whole if seeds <= set(group.seeds)]
@@ -69,7 +74,7 @@ def blocks_of(groups: Sequence[Group], samples: Samples, labels: Mapping[Group, 
     return Blocks(tuple(labels[group] for group in ranked), scores_of)
 
 
-def _scores(group: Group, samples: Samples) -> dict[tuple[str, int], float]:
+def _scores(group: Group, samples: Samples, tasks: Collection[str]) -> dict[tuple[str, int], float]:
     """For each task and seed its headline metric, turned so that higher is better."""
     scores = {}
     of_task: dict[str, dict[str, Figure]] = {}
@@ -77,6 +82,8 @@ def _scores(group: Group, samples: Samples) -> dict[tuple[str, int], float]:
         of_task.setdefault(figure.group, {})[figure.name] = figure
     for at, run in enumerate(group.runs):
         for task, metrics in run.metrics.items():
+            if task not in tasks:
+                continue
             headline = run.headlines.get(task, "")
             figure = of_task[task][headline if headline in metrics else next(iter(metrics))]
             value = samples[group][figure][at]

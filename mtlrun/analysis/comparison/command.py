@@ -74,8 +74,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="mtlrun compare",
         description="Compare finished runs: which method is best and how sure that is, a row a "
         "method, and delta_m against the single-task runs found among or beside them. Runs that "
-        "differ by their seed only are one row; runs on other data, or of other epochs or tasks, "
-        "have tables of their own.",
+        "differ by their seed only are one row, and so is a grouping of tasks whose networks are "
+        "there; runs on other data, or of other epochs or tasks, have tables of their own.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -6,9 +6,11 @@ from pathlib import Path
 
 from mtlrun.analysis.comparison.answer import overall_answer
 from mtlrun.analysis.comparison.baselines import look_for_baselines, name_baselines
-from mtlrun.analysis.comparison.blocks import blocks_of, over_datasets
+from mtlrun.analysis.comparison.blocks import Blocks, blocks_of, over_datasets
+from mtlrun.analysis.comparison.fewer import Members, gathered
 from mtlrun.analysis.comparison.figures import Which
-from mtlrun.analysis.comparison.groups import Group, Protocol, differing_protocol, value_of
+from mtlrun.analysis.comparison.groups import Group, differing_protocol, value_of
+from mtlrun.analysis.comparison.judged import protocol_for
 from mtlrun.analysis.comparison.measured import Comparison, Options
 from mtlrun.analysis.comparison.notes import table_notes, unfinished_notes
 from mtlrun.analysis.comparison.table import Report
@@ -23,7 +25,7 @@ def compare(
     baseline: tuple[Path, FoundRuns] | None = None,
     options: Options | None = None,
 ) -> Report:
-    """A table for each dataset and protocol.
+    """A table for each dataset and protocol; see :func:`gathered` for those of fewer tasks.
 
     Args:
         found: the runs to compare.
@@ -45,19 +47,22 @@ def compare(
         groups, baselines, notes = name_baselines(
             found, folder, there, pool=pool, merge_studies=merge
         )
-    protocols = _by_protocol(groups, options.pool)
+    protocols = _by_protocol(groups, options)
     comparisons = [
-        (dataset, protocol, Comparison.of(members, baselines, options))
+        (dataset, members, Comparison.of(members.groups, baselines, options, members.ranked))
         for dataset, several in protocols.items()
-        for protocol, members in several
+        for members in several
     ]
     check_wanted([comparison for *_, comparison in comparisons], options)
     tables, blocks = [], {}
-    for dataset, protocol, comparison in comparisons:
-        siblings = [other for other, _ in protocols[dataset]]
-        apart = {key: value_of(protocol, key) for key in differing_protocol(siblings)}
-        ranked = blocks_of(comparison.groups, comparison.samples, comparison.labels)
-        table = tabulate(dataset, protocol, apart, comparison, ranked)
+    for dataset, members, comparison in comparisons:
+        siblings = [other.protocol for other in protocols[dataset]]
+        apart = {key: value_of(members.protocol, key) for key in differing_protocol(siblings)}
+        ranked = Blocks((), {})
+        if members.ranked:
+            judged = comparison.judged.tasks
+            ranked = blocks_of(comparison.groups, comparison.samples, comparison.labels, judged)
+        table = tabulate(dataset, members.protocol, apart, comparison, ranked)
         if len(siblings) == 1:
             left_out = unfinished_notes(r for r in found.unfinished if r.dataset == dataset)
             table = replace(table, notes=(*table.notes, *left_out))
@@ -65,7 +70,9 @@ def compare(
         blocks[table.title] = ranked
     alone = {dataset for dataset, several in protocols.items() if len(several) == 1}
     elsewhere = unfinished_notes(r for r in found.unfinished if r.dataset not in alone)
-    several_tables = table_notes({d: [p for p, _ in several] for d, several in protocols.items()})
+    several_tables = table_notes(
+        {dataset: [of.protocol for of in several] for dataset, several in protocols.items()}
+    )
     overall, ranked_in = over_datasets(blocks)
     return Report(
         tuple(tables),
@@ -75,21 +82,20 @@ def compare(
     )
 
 
-def _by_protocol(
-    groups: Sequence[Group], pool: bool
-) -> dict[str, list[tuple[Protocol, list[Group]]]]:
+def _by_protocol(groups: Sequence[Group], options: Options) -> dict[str, list[Members]]:
     """For each dataset its protocols and their groups, those of the most groups first."""
-    found: dict[str, list[tuple[Protocol, list[Group]]]] = {}
+    found: dict[str, list[Members]] = {}
     for group in groups:
-        tables = found.setdefault(group.dataset, [])
-        for at, (protocol, members) in enumerate(tables):
-            if pool or protocol == group.protocol:
-                shared = dict(protocol.items() & group.protocol.items())
-                tables[at] = ({key: protocol[key] for key in protocol if key in shared}, members)
-                members.append(group)
+        tables, own = found.setdefault(group.dataset, []), protocol_for(group, options.tasks)
+        for at, table in enumerate(tables):
+            if options.pool or table.protocol == own:
+                shared = dict(table.protocol.items() & own.items())
+                protocol = {key: table.protocol[key] for key in table.protocol if key in shared}
+                tables[at] = Members(protocol, [*table.groups, group])
                 break
         else:
-            tables.append((group.protocol, [group]))
-    for tables in found.values():
-        tables.sort(key=lambda table: -len(table[1]))
-    return found
+            tables.append(Members(own, [group]))
+    return {
+        dataset: gathered(sorted(tables, key=lambda table: -len(table.groups)))
+        for dataset, tables in found.items()
+    }

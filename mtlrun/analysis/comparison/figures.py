@@ -88,7 +88,7 @@ def delta_m_values(values: Values, baseline: Values) -> Values:
         change = relative_change(value, against, higher_is_better=figure.better == "higher")
         changes.setdefault(figure.group, {})[figure.name] = change
     if not changes:
-        raise NoDeltaMError("it has no metrics")
+        raise NoDeltaMError("it has no metrics of the tasks that delta_m is over")
     both = delta_m(changes)
     return {OVER_METRICS: both.over_metrics, OVER_TASKS: both.over_tasks}
 

@@ -11,6 +11,10 @@ from mtlrun.analysis.settings import of_method, of_protocol
 Protocol = Mapping[str, str]
 """What figures hang on beside the method: data, epochs, tasks, the split that selects."""
 
+TASKS = "tasks"
+TRAIN_ROWS = "train_rows."
+"""The settings of a run that name its tasks: which they are, and the number of rows of each."""
+
 SPLIT_SEED = "dataset.seed"
 FOLLOWS = "the run's seed"
 
@@ -67,7 +71,7 @@ class Group:
     def protocol(self) -> Protocol:
         """The settings under which figures compare; tasks in any order are the same."""
         found = {key: value for key, value in self.settings.items() if of_protocol(key)}
-        found["tasks"] = ", ".join(sorted(self.tasks))
+        found[TASKS] = ", ".join(sorted(self.tasks))
         return found if self.has_config else {**found, UNREADABLE: "not readable"}
 
 
@@ -81,7 +85,8 @@ def group_runs(
     """
     members: dict[tuple[str, str, object], dict[int, Run]] = {}
     notes = []
-    for run in _with_split_seeds_named(list(runs)):
+    # Of two that are the same but for that, the one whose seconds are of training alone
+    for run in sorted(_with_split_seeds_named(list(runs)), key=measures_affinities):
         what: object = run.method
         if run.has_config:
             what = frozenset([*run.settings.items(), *run.choices.items()])
@@ -100,6 +105,11 @@ def group_runs(
         study = ", ".join(dict.fromkeys(run.study for run in ordered))
         groups.append(Group(study, ordered[0].dataset, ordered[0].method, ordered))
     return groups, notes
+
+
+def measures_affinities(run: Run) -> bool:
+    """Whether it measured affinities beside its training, which takes seconds of its own."""
+    return (run.changed or {}).get("engine.affinity", "none") != "none"
 
 
 def _with_split_seeds_named(runs: Sequence[Run]) -> list[Run]:
@@ -129,32 +139,32 @@ def _without_split(settings: Mapping[str, str]) -> dict[str, str]:
     return {
         key: value
         for key, value in settings.items()
-        if key != SPLIT_SEED and not key.startswith("train_rows.")
+        if key != SPLIT_SEED and not key.startswith(TRAIN_ROWS)
     }
 
 
 def narrowed(group: Group, tasks: Sequence[str]) -> Group:
-    """The same runs as if they had trained some of their tasks only; their seconds are unknown.
+    """The same runs as if they had trained some of their tasks only: see :func:`narrowed_run`."""
+    runs = tuple(narrowed_run(run, tasks) for run in group.runs)
+    return Group(group.study, group.dataset, group.method, runs)
+
+
+def narrowed_run(run: Run, tasks: Sequence[str]) -> Run:
+    """A run as if it had trained some of its tasks only; its seconds are unknown.
 
     True of single-task runs, whose models know nothing of each other.
     """
-    runs = tuple(
-        replace(
-            run,
-            metrics={task: run.metrics[task] for task in tasks},
-            seconds=float("nan"),
-            settings={
-                **{
-                    key: value
-                    for key, value in run.settings.items()
-                    if not key.startswith("train_rows.") or key.split(".", 1)[1] in tasks
-                },
-                "tasks": ", ".join(tasks),
-            },
-        )
-        for run in group.runs
+    settings = {
+        key: value
+        for key, value in run.settings.items()
+        if not key.startswith(TRAIN_ROWS) or key.removeprefix(TRAIN_ROWS) in tasks
+    }
+    return replace(
+        run,
+        metrics={task: run.metrics[task] for task in tasks},
+        seconds=float("nan"),
+        settings={**settings, TASKS: ", ".join(tasks)},
     )
-    return Group(group.study, group.dataset, group.method, runs)
 
 
 def nearest(group: Group, candidates: Sequence[Group]) -> Group | None:
@@ -196,7 +206,7 @@ def differing_protocol(protocols: Iterable[Protocol]) -> list[str]:
     keys = dict.fromkeys(key for protocol in several for key in protocol)
 
     def differ(key: str) -> bool:
-        if key.startswith("train_rows."):  # those of a task that is not there say nothing
+        if key.startswith(TRAIN_ROWS):  # those of a task that is not there say nothing
             holders = [protocol for protocol in several if key in protocol]
         else:
             holders = [p for p in several if key in p or key == UNREADABLE or UNREADABLE not in p]

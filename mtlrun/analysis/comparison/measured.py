@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from mtlrun.analysis.comparison.baselines import Baselines
 from mtlrun.analysis.comparison.figures import (
@@ -17,6 +18,7 @@ from mtlrun.analysis.comparison.figures import (
     Samples,
     Spread,
     Statistics,
+    Values,
     Which,
     change_intervals,
     collected,
@@ -25,10 +27,13 @@ from mtlrun.analysis.comparison.figures import (
     metric_values,
     over_seeds,
 )
+from mtlrun.analysis.comparison.grouped import in_sentences, seconds_unknown
 from mtlrun.analysis.comparison.groups import Group
+from mtlrun.analysis.comparison.judged import Judged, judged_by
 from mtlrun.analysis.comparison.naming import short_names
 from mtlrun.analysis.comparison.significance import reference_of, tests_against
 from mtlrun.analysis.comparison.table import Cell, PairedTest
+from mtlrun.analysis.runs import Run
 from mtlrun.analysis.statistics.bootstrap import ChangeIntervals
 from mtlrun.analysis.statistics.ranking import mean_rank_over_metrics, wins
 
@@ -46,6 +51,7 @@ class Options:
         sort: name or key of the column to order rows by; None is delta_m, behind the baseline.
         reference: name of the row that the others are tested against; None is equal weighting,
             or else the baseline.
+        tasks: those that rows are judged by; empty is the primary ones, or else all.
     """
 
     which: Which = "test"
@@ -55,6 +61,7 @@ class Options:
     columns: tuple[str, ...] = ()
     sort: str | None = None
     reference: str | None = None
+    tasks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,10 +78,12 @@ class Comparison:
         short: how a group is called in the table.
         common: changed settings that all groups have, left out of their names.
         labels: how a group is called in sentences: with its study where there are several.
+        judged: the tasks that delta_m, ranks and wins are over.
         against: what each group's delta_m is against.
         no_delta_m: why each other group has none.
         reference: what the others are tested against, where anything is.
         tests: of the others.
+        ranked: whether groups compare with each other; not where they train different tasks.
     """
 
     groups: Sequence[Group]
@@ -86,20 +95,33 @@ class Comparison:
     short: Mapping[Group, str]
     common: tuple[str, ...]
     labels: Mapping[Group, str]
+    judged: Judged
     against: dict[Group, Group] = field(default_factory=dict)
     no_delta_m: dict[Group, str] = field(default_factory=dict)
     reference: Group | None = None
     tests: Mapping[Group, PairedTest] = field(default_factory=dict)
+    ranked: bool = True
 
     @classmethod
-    def of(cls, groups: Sequence[Group], baselines: Baselines, options: Options) -> "Comparison":
+    def of(
+        cls,
+        groups: Sequence[Group],
+        baselines: Baselines,
+        options: Options,
+        ranked: bool = True,
+    ) -> "Comparison":
         """Compute everything.
 
         Args:
             groups: of one dataset and, unless pooled, protocol.
             baselines: of any table.
             options: how to compare.
+            ranked: whether they compare with each other. Those of different tasks do not; what
+                each of them is compared with is in the same table, as a whole.
         """
+        if not ranked:
+            against = dict.fromkeys(map(baselines.of, groups))
+            groups = [*(one for one in against if one and one not in groups), *groups]
         rows, own = baselines.for_table(groups)
         several = len({group.study for group in rows}) > 1
         short, common = short_names(rows)
@@ -117,10 +139,15 @@ class Comparison:
             group: {figure: over_seeds(values, options.spread) for figure, values in of.items()}
             for group, of in samples.items()
         }
-        comparison = cls(rows, options, own, metrics, samples, statistics, short, common, labels)
+        judged = judged_by(rows, labels, options.tasks, ranked=ranked)
+        comparison = cls(
+            rows, options, own, metrics, samples, statistics, short, common, labels, judged
+        )
         comparison._add_delta_m(baselines)
-        comparison._add_ranks()
         comparison._add_seconds()
+        if not ranked:
+            return replace(comparison, ranked=False)
+        comparison._add_ranks()
         return comparison._tested()
 
     def _add_delta_m(self, baselines: Baselines) -> None:
@@ -132,8 +159,7 @@ class Comparison:
             there = means(self.statistics[baseline], self.metrics)
             try:
                 deltas = [
-                    delta_m_values(metric_values(run, self.options.which), there)
-                    for run in group.runs
+                    delta_m_values(self._judged_values(run, group), there) for run in group.runs
                 ]
             except NoDeltaMError as error:
                 self.no_delta_m[group] = str(error)
@@ -150,6 +176,10 @@ class Comparison:
                     cell = replace(cell, interval=ends)
                 self.statistics[group][figure] = cell
 
+    def _judged_values(self, run: Run, group: Group) -> Values:
+        values = metric_values(run, self.options.which)
+        return {f: value for f, value in values.items() if self.judged.counts(group, f)}
+
     def _intervals(self, group: Group, baseline: Group) -> ChangeIntervals | None:
         """Of delta_m, with the baseline's seeds; None where none are printed, or against itself.
 
@@ -157,14 +187,19 @@ class Comparison:
         """
         if self.options.spread == "sd" or group is baseline:
             return None
-        own = [figure for figure in self.metrics if figure in self.samples[group]]
+        own = [
+            figure
+            for figure in self.metrics
+            if figure in self.samples[group] and self.judged.counts(group, figure)
+        ]
         return change_intervals(group, baseline, self.samples, own, self.options.spread)
 
     def _add_ranks(self) -> None:
         if len(self.groups) < 2:
             return
-        signs = [1 if figure.better == "higher" else -1 for figure in self.metrics]
-        table = [list(means(self.statistics[g], self.metrics).values()) for g in self.groups]
+        metrics = self.judged.metrics(self.metrics)
+        signs = [1 if figure.better == "higher" else -1 for figure in metrics]
+        table = [list(means(self.statistics[g], metrics).values()) for g in self.groups]
         ranks, won = mean_rank_over_metrics(table, signs), wins(table, signs)
         for group, rank, count in zip(self.groups, ranks, won, strict=True):
             if not math.isnan(rank):
@@ -174,7 +209,8 @@ class Comparison:
 
     def _add_seconds(self) -> None:
         for group in self.groups:
-            if group not in self.baselines.borrowed:  # theirs are of more tasks
+            # Those of borrowed ones are of more tasks
+            if group not in self.baselines.borrowed and not seconds_unknown(group):
                 seconds = [run.seconds for run in group.runs]
                 self.statistics[group][SECONDS] = over_seeds(seconds)
 
@@ -195,7 +231,13 @@ class Comparison:
 
     def names(self, group: Group) -> tuple[str, ...]:
         """What a user may call a group."""
-        return tuple(dict.fromkeys((self.short[group], self.labels[group], group.method)))
+        called = (self.short[group], self.labels[group], group.method, self.spoken[group])
+        return tuple(dict.fromkeys(called))
+
+    @cached_property
+    def spoken(self) -> Mapping[Group, str]:
+        """How a group is called in the finding: groupings without their networks."""
+        return {group: in_sentences(label, group) for group, label in self.labels.items()}
 
     def mean(self, group: Group, figure: Figure) -> float:
         """The group's figure; NaN where there is none."""

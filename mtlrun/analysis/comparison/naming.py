@@ -4,6 +4,10 @@ from collections.abc import Mapping, Sequence
 
 from mtlrun.analysis.comparison.groups import Group
 from mtlrun.analysis.settings import GROUPS, without_effect
+from mtlrun.teacher_names import KEY as TEACHERS
+
+DISTILLED = "distilled"
+"""What stands in names for the teachers that all distilled runs of a table have."""
 
 
 def short_names(groups: Sequence[Group]) -> tuple[dict[Group, str], tuple[str, ...]]:
@@ -31,18 +35,25 @@ def _from_changes(groups: Sequence[Group]) -> tuple[dict[Group, str], tuple[str,
     if len(groups) < 2 or len(known) < len(groups):
         return {group: group.method for group in groups}, ()
     common = set.intersection(*(set(change.items()) for change in known))
-    names = {
-        group: ",".join(
-            [group.runs[0].weighting]
-            + [
-                f"{key}={value}"
-                for key, value in change.items()
-                if (key, value) not in common and not without_effect(key)
-            ]
-        )
-        for group, change in zip(groups, known, strict=True)
-    }
+    same_teachers = teachers_of_all(groups) is not None
+    every = {task for group in groups for task in group.tasks}
+    names = {}
+    for group, change in zip(groups, known, strict=True):
+        told = {
+            key: f"{key}={value}"
+            for key, value in change.items()
+            if (key, value) not in common and not without_effect(key)
+        }
+        distilled = [DISTILLED] if same_teachers and told.pop(TEACHERS, "") else []
+        fewer = [f"tasks=[{','.join(group.tasks)}]"] if set(group.tasks) < every else []
+        names[group] = ",".join([group.runs[0].weighting, *distilled, *told.values(), *fewer])
     return names, tuple(f"{key}={value}" for key, value in sorted(common))
+
+
+def teachers_of_all(groups: Sequence[Group]) -> str | None:
+    """The teachers of those groups that have any, where they are the same and need no telling."""
+    taught = {(group.runs[0].changed or {}).get(TEACHERS) for group in groups} - {None}
+    return taught.pop() if len(taught) == 1 else None
 
 
 def differences(groups: Sequence[Group]) -> dict[Group, dict[str, str]]:

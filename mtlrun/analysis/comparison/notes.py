@@ -14,7 +14,9 @@ from mtlrun.analysis.comparison.groups import (
 from mtlrun.analysis.runs import UnfinishedRun
 from mtlrun.analysis.settings import of_protocol
 
-ALSO_TOLD = ("batch_size", "engine.patience")
+STOPPING = "stopping"
+
+ALSO_TOLD = ("batch_size", STOPPING)
 """Settings that rows may differ in and be compared, and that a reader wants to know of."""
 
 MOST_NOTES = 4
@@ -42,23 +44,41 @@ def table_notes(protocols: Mapping[str, Sequence[Protocol]]) -> list[str]:
     return notes
 
 
-def protocol_notes(groups: Sequence[Group], labels: Mapping[Group, str]) -> list[str]:
-    """For each setting of the protocol in which rows differ, who has what."""
+def protocol_notes(
+    groups: Sequence[Group], labels: Mapping[Group, str], without: tuple[str, ...] = ()
+) -> list[str]:
+    """For each setting of the protocol in which rows differ, who has what.
+
+    Args:
+        groups: the rows.
+        labels: their names.
+        without: beginnings of settings that are not told of.
+    """
     notes = []
     known = [group for group in groups if group.has_config]
-    keys = dict.fromkeys(key for group in known for key in group.settings)
+    keys = dict.fromkeys([*(key for group in known for key in group.settings), STOPPING])
     for key in keys:
-        if of_protocol(key) or key in ALSO_TOLD:
-            owners = said_by(
-                (group.protocol.get(key) or group.settings.get(key, "unset"), labels[group])
-                for group in known
-            )
+        if (of_protocol(key) or key in ALSO_TOLD) and not key.startswith(without):
+            owners = said_by((_told_of(group, key), labels[group]) for group in known)
             if len(owners) > 1:
                 notes.append(f"Rows differ in {key}: {_who_has_what(owners)}.")
     for group in groups:
         if not group.has_config:
             notes.append(f"{labels[group]}: config.yaml cannot be read, settings are not compared.")
     return notes
+
+
+def _told_of(group: Group, key: str) -> str:
+    """A setting of a row; of its stopping the choice with its settings."""
+    if key != STOPPING:
+        return group.protocol.get(key) or group.settings.get(key, "unset")
+    settings = [
+        f"{name.removeprefix(f'{STOPPING}.')}={value}"
+        for name, value in group.settings.items()
+        if name.startswith(f"{STOPPING}.") and not name.endswith("._target_")
+    ]
+    choice = group.runs[0].choices.get(STOPPING, "none")
+    return f"{choice} with {listing(settings)}" if settings else choice
 
 
 def early_notes(groups: Sequence[Group], labels: Mapping[Group, str]) -> list[str]:

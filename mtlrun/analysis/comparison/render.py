@@ -14,7 +14,7 @@ from mtlrun.analysis.comparison.table import (
     Report,
     Row,
     Table,
-    format_number,
+    format_mean,
     format_spread,
 )
 from mtlrun.analysis.comparison.transfer import transfer_block
@@ -38,6 +38,7 @@ LATEX_SPECIAL = {
     "↓": r"$\downarrow$",
     "▼": r"$\bigtriangledown$",
     "▲": r"$\bigtriangleup$",
+    "|": r"\textbar{}",
     "<": "$<$",
     ">": "$>$",
 }
@@ -245,6 +246,6 @@ def cell_text(cell: Cell, column: Column, best: str, other: str = "{}") -> str:
         best: how the mean is set where it is the best of its column, such as ``**{}**``.
         other: how it is set elsewhere.
     """
-    mean = (best if cell.best else other).format(format_number(cell.mean, column))
+    mean = (best if cell.best else other).format(format_mean(cell, column))
     spread = format_spread(cell, column)
     return " ".join(part for part in (mean, spread, cell.mark) if part)

@@ -54,6 +54,7 @@ class Cell:
         interval: ends of a 95 % interval for the mean; NaN where none was asked for, or there is
             one seed.
         mark: a sign to print after it.
+        absent: whether its row is of something that has no such figure, as of fewer tasks.
     """
 
     mean: float = math.nan
@@ -61,6 +62,7 @@ class Cell:
     best: bool = False
     interval: tuple[float, float] = (math.nan, math.nan)
     mark: str = ""
+    absent: bool = False
 
     @property
     def has_interval(self) -> bool:
@@ -181,6 +183,7 @@ class Table:
         protocol: what all its rows share and figures depend on: data, epochs, tasks.
         apart: the part of it that tells this table from others of the same dataset.
         reference: label of the row that the others were tested against; empty where none was.
+        judged: the tasks that delta_m, mean rank and wins are over; empty for all.
         answer: the finding in a few sentences: what is best, what is within noise of it, which
             tasks lose.
         ranking: None where there are too few rows or blocks to rank.
@@ -196,6 +199,7 @@ class Table:
     ranking: CriticalDifference | None = None
     apart: Mapping[str, str] = field(default_factory=dict)
     reference: str = ""
+    judged: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -259,6 +263,11 @@ def format_number(value: float, column: Column, *, signed: bool | None = None) -
         return f"{value:{plus}.3g}"
     text = f"{value:{plus}.{column.decimals}f}"
     return text.lstrip("+-") if float(text) == 0 else text
+
+
+def format_mean(cell: Cell, column: Column) -> str:
+    """The mean of a cell as its column prints it; nothing where its row has no such figure."""
+    return "" if cell.absent else format_number(cell.mean, column)
 
 
 def format_deviation(cell: Cell, column: Column) -> str | None:

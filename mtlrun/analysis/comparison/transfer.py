@@ -63,14 +63,16 @@ def transfers(
 def transfer_block(table: Table) -> Table | None:
     """The changes as a table of their own: a row a method, a column a task; None without any."""
     rows = [row for row in table.rows if row.transfer]
-    tasks = dict.fromkeys(transfer.task for row in rows for transfer in row.transfer)
     if not rows:
         return None
+    moved = dict.fromkeys(transfer.task for row in rows for transfer in row.transfer)
+    order = dict.fromkeys(task for row in table.rows for run in row.runs for task in run.metrics)
+    tasks = [*(task for task in order if task in moved), *(t for t in moved if t not in order)]
     known = any(not math.isnan(t.low) for row in rows for t in row.transfer)
     return replace(
         table,
         columns=tuple(Column(HEADING, task, None, decimals=1, signed=True) for task in tasks),
-        rows=tuple(_row(row, list(tasks)) for row in rows),
+        rows=tuple(_row(row, tasks) for row in rows),
         caption=(MEANING + (SURE if known else UNSURE),),
         notes=(),
         answer=(),
@@ -80,7 +82,9 @@ def transfer_block(table: Table) -> Table | None:
 
 def _row(row: Row, tasks: Sequence[str]) -> Row:
     of = {transfer.task: transfer for transfer in row.transfer}
-    return replace(row, cells=tuple(_cell(of[task]) if task in of else Cell() for task in tasks))
+    absent = [task for task in tasks if row.runs and task not in row.runs[0].metrics]
+    cells = (_cell(of[task]) if task in of else Cell(absent=task in absent) for task in tasks)
+    return replace(row, cells=tuple(cells))
 
 
 def _cell(transfer: Transfer) -> Cell:

@@ -27,6 +27,10 @@ def check_wanted(comparisons: Sequence[Comparison], options: Options) -> None:
             raise UserError(
                 f"--metrics {pattern}: no run has such a metric. " + _known(pattern, known)
             )
+    tasks = list(dict.fromkeys(figure.group for figure in metrics))
+    for task in options.tasks:
+        if task not in tasks:
+            raise UserError(f"--tasks {task}: no run has such a task. {_known(task, tasks)}")
     figures = list(dict.fromkeys(figure for each in comparisons for figure in each.figures()))
     if options.sort is not None and options.sort not in WORDS:
         found = _called(figures, options.sort)
@@ -91,8 +95,8 @@ def _called(figures: Sequence[Figure], name: str) -> list[Figure]:
 def ordered(comparison: Comparison) -> list[Group]:
     """The rows as the user wants them, best first.
 
-    By default what the others are compared with comes first, then by delta_m, or the mean rank
-    where there is none.
+    By default what the others are compared with comes first, then by delta_m. Rows of different
+    tasks go by their number of tasks instead.
     """
     sort = comparison.options.sort
     labels = comparison.labels
@@ -108,6 +112,12 @@ def ordered(comparison: Comparison) -> list[Group]:
                 comparison.groups, key=lambda g: (_rank(comparison, g, found[0]), labels[g])
             )
     first = comparison.baselines.candidates
+    if not comparison.ranked:
+        tasks = list(dict.fromkeys(figure.group for figure in comparison.metrics))
+        return sorted(
+            comparison.groups,
+            key=lambda g: (g not in first, len(g.tasks), [*map(tasks.index, g.tasks)], labels[g]),
+        )
     return sorted(
         comparison.groups,
         key=lambda g: (g not in first, _rank(comparison, g, OVER_METRICS), labels[g]),

@@ -157,7 +157,7 @@ def _chosen(given: argparse.Namespace) -> Report:
 
     It is made anew for those named, so that ranks are among them.
     """
-    found, report = compared(given)
+    _, report = compared(given)
     if not given.methods:
         return report
     chosen: set[Path] = set()
@@ -169,9 +169,7 @@ def _chosen(given: argparse.Namespace) -> Report:
                 known = did_you_mean(part, dict.fromkeys(called))
                 raise UserError(f"--methods {part}: no method has that name. {known}")
             chosen |= matched
-    kept = [run.folder for run in found.finished if run.folder in chosen]
-    changed = {"folders": kept, "no_cache": True, "reference": None}
-    return compared(argparse.Namespace(**{**vars(given), **changed}))[1]
+    return compared(argparse.Namespace(**{**vars(given), "reference": None}), only=chosen)[1]
 
 
 def _matches(report: Report, pattern: str) -> set[Path]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mtlrun.analysis.comparison.figures import Which
 from mtlrun.analysis.comparison.notes import listing
 from mtlrun.analysis.comparison.table import DELTA_M, Cell, Row, Table
-from mtlrun.analysis.curves import Band, LossFigure, loss_curves, over_seeds, smoothed
+from mtlrun.analysis.curves import Band, LossFigure, loss_curves_of, over_seeds, smoothed
 from mtlrun.analysis.plots.style import BASELINE, REST, LineStyle, line_style, plain
 from mtlrun.analysis.runs import RESULT, Run
 from mtlrun.analysis.settings import without_effect
@@ -57,11 +57,19 @@ class Facts:
 
 
 def read_facts(run: Run) -> Facts:
-    """Read the ``result.json`` of a finished run.
+    """Read the ``result.json`` of a finished run; of a grouping those of all its networks.
 
     Of single-task runs that serve as the baseline of fewer tasks than they trained, the parameters
     are those of these tasks' models.
     """
+    if run.sources != (run,):
+        of = {source: read_facts(source) for source in run.sources}
+        serving = {task: of[run.source_of(task)] for task in run.metrics}
+        return Facts(
+            weights={task: facts.weights[task] for task, facts in serving.items()},
+            parameters=sum(facts.parameters for facts in of.values()),
+            forward_flops=sum(facts.forward_flops for facts in of.values()),
+        )
     result = json.loads((run.folder / RESULT).read_text(encoding="utf-8"))
     tasks: Mapping[str, Any] = result["tasks"]
     parameters: Mapping[str, Any] = result.get("parameters") or {}
@@ -121,7 +129,7 @@ class Method:
 
     def bands(self, figure: LossFigure, window: float) -> dict[str, Band]:
         """For each task a figure of its losses over its seeds."""
-        of_runs = [loss_curves(run.folder, figure) for run in self.row.runs]
+        of_runs = [loss_curves_of(run, figure) for run in self.row.runs]
         found = {}
         for task in dict.fromkeys(task for curves in of_runs for task in curves):
             curves = [smoothed(curves[task], window) for curves in of_runs if task in curves]

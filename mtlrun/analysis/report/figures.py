@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from itertools import groupby
 
 from mtlrun.analysis.comparison.render import heading, row_header, row_names
-from mtlrun.analysis.comparison.table import Cell, Column, Row, Table, format_number, format_spread
+from mtlrun.analysis.comparison.table import Cell, Column, Row, Table, format_mean, format_spread
 from mtlrun.analysis.comparison.transfer import MARKS
 from mtlrun.analysis.report.marks import method_cell
 from mtlrun.analysis.report.markup import Markup, element
@@ -61,7 +61,7 @@ def _row(table: Table, at: int, row: Row) -> Markup:
 
 
 def _cell(cell: Cell, column: Column, *, loses: bool) -> Markup:
-    number = format_number(cell.mean, column)
+    number = format_mean(cell, column)
     spread = format_spread(cell, column)
     mark = cell.mark or (MARKS["loses"] if loses else "")
     return element(

@@ -10,8 +10,8 @@ from mtlrun.analysis.curves import (
     Band,
     Curve,
     Floats,
-    loss_curves,
-    metric_curves,
+    loss_curves_of,
+    metric_curves_of,
     over_seeds,
     pair_curves,
 )
@@ -51,7 +51,7 @@ class Kind:
 
 def _selection(run: Run) -> Curves:
     """The metrics of a run and its losses, on the split that it selects on."""
-    curves = metric_curves(run.folder, "val" if run.select_on == "validation" else "test")
+    curves = metric_curves_of(run, "val" if run.select_on == "validation" else "test")
     return {
         f"{task} {name}": curves[f"{task}/{name}"]
         for task, metrics in run.metrics.items()
@@ -78,8 +78,8 @@ def _count_tasks(run: Run) -> int:
 
 
 KINDS = (
-    Kind("loss ratio", lambda run: loss_curves(run.folder, "loss_ratio"), True, _count_tasks),
-    Kind("weight", lambda run: loss_curves(run.folder, "weight"), False, _count_tasks),
+    Kind("loss ratio", lambda run: loss_curves_of(run, "loss_ratio"), True, _count_tasks),
+    Kind("weight", lambda run: loss_curves_of(run, "weight"), False, _count_tasks),
     Kind(
         "metric while training",
         _selection,

@@ -39,8 +39,14 @@ def page(report: Report, unfinished: Sequence[UnfinishedRun], title: str, made: 
     """
     points = points_for(report.tables)
     style, script = _part("page.css"), _part("page.js")
-    # A single-task run may serve several tables.
-    runs = {run.folder: run for table in report.tables for row in table.rows for run in row.runs}
+    # A single-task run may serve several tables, and a network several groupings.
+    runs = {
+        source.folder: source
+        for table in report.tables
+        for row in table.rows
+        for run in row.runs
+        for source in run.sources
+    }
     main = element(
         "main",
         _answers(report),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mtlrun.analysis.comparison.notes import said_by
-from mtlrun.analysis.comparison.table import Table
+from mtlrun.analysis.comparison.table import Row, Table
 from mtlrun.analysis.report.marks import method_cell, text_mark
 from mtlrun.analysis.report.markup import Markup, element
 from mtlrun.analysis.runs import CONFIG, RESULT, Run, UnfinishedRun
@@ -23,7 +23,7 @@ def runs_table(table: Table) -> Markup | None:
     runs = [
         (at, label, row, run)
         for at, (label, row) in enumerate(zip(table.labels, table.rows, strict=True))
-        for run in row.runs
+        for run in _sources(row)
     ]
     if not runs:
         return None
@@ -47,6 +47,11 @@ def runs_table(table: Table) -> Markup | None:
         element("tbody", *body),
         class_="sortable runs",
     )
+
+
+def _sources(row: Row) -> list[Run]:
+    """The runs whose figures a row has, those of its groupings each folder once."""
+    return list({s.folder: s for run in row.runs for s in run.sources}.values())
 
 
 def _cell(text: str) -> Markup:
@@ -79,7 +84,7 @@ def configurations(table: Table) -> Markup | None:
     """The whole ``config.yaml`` of each run; once where seeds differ by nothing else."""
     shown = []
     for at, (label, row) in enumerate(zip(table.labels, table.rows, strict=True)):
-        for text, runs in _by_config(row.runs).items():
+        for text, runs in _by_config(_sources(row)).items():
             seeds = ", ".join(str(run.seed) for run in runs)
             named = f"{label}, seed{'s' if len(runs) > 1 else ''} {seeds}"
             shown.append(

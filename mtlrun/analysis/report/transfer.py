@@ -8,7 +8,7 @@ from mtlrun.analysis.comparison.table import (
     Column,
     Table,
     Transfer,
-    format_number,
+    format_mean,
     format_spread,
 )
 from mtlrun.analysis.comparison.transfer import transfer_block
@@ -84,7 +84,7 @@ def _rounded_up(value: float) -> float:
 
 
 def _cell(transfer: Transfer | None, cell: Cell, column: Column, limit: float) -> Markup:
-    change, spread = format_number(cell.mean, column), format_spread(cell, column)
+    change, spread = format_mean(cell, column), format_spread(cell, column)
     if transfer is None:
         return element("td", change, data_value="")
     return element(

@@ -15,7 +15,7 @@ class SingleTask(StageReading):
 
     Every backbone starts from the same weights, those of the one backbone of a run with shared
     parameters, so that training T networks side by side equals T runs of one task each.
-    (Exceptions: dropout masks depend on what else is drawn in a step; engine.patience and a
+    (Exceptions: dropout masks depend on what else is drawn in a step; stopping=joint and a
     ReduceLROnPlateau scheduler look at all networks.)
 
     Args:

@@ -290,6 +290,19 @@ def test_a_run_that_stopped_early_is_of_the_same_protocol(
     assert "mgda stopped early, after 12 of 30 epochs." in notes
 
 
+def test_rows_that_stop_by_other_rules_are_told_of(write_run: "WriteRun", outputs: Path) -> None:
+    target = "mtlrun.engine.stopping.PerTaskStopping"
+    config = {"stopping": {"_target_": target, "patience": 5, "revive": None}}
+    write_run("equal", digits(0.9), stopping="none", config={"stopping": {"_target_": None}})
+    write_run("dwa", digits(0.9))  # from before there was a choice
+    write_run("mgda,stopping=per_task", digits(0.9), stopping="per_task", config=config)
+    notes = table_of(outputs).notes
+    told = "none (dwa, equal); per_task with patience=5 (mgda,stopping=per_task)"
+    assert [note for note in notes if "Rows differ" in note] == [
+        f"Rows differ in stopping: {told}."
+    ]
+
+
 def test_a_run_without_config_is_noted(write_run: "WriteRun", outputs: Path) -> None:
     (write_run("equal", digits(0.9)) / "config.yaml").unlink()
     write_run("mgda", digits(0.9))

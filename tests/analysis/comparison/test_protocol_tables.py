@@ -133,6 +133,20 @@ def test_runs_that_start_from_runs_of_other_seeds_are_one_row(
     assert labels(report_of(outputs).tables[0]) == [("equal", 2)]
 
 
+def test_of_the_same_run_with_and_without_affinities_the_seconds_of_training_count(
+    write_run: "WriteRun", outputs: Path
+) -> None:
+    measured = {"engine": {"affinity": "tag"}}
+    changed = {"engine.affinity": "tag"}
+    options: dict[str, Any] = {"config": measured, "changed": changed, "seconds": 99.0}
+    write_run("equal,engine.affinity=tag", accuracy(0.8), weighting="equal", **options)
+    write_run("equal,epochs=30", accuracy(0.8), weighting="equal", changed={}, seconds=10.0)
+    report = report_of(outputs)
+    assert figure(report.tables[0], report.tables[0].rows[0].label, "seconds") == 10.0
+    assert len(report.tables[0].rows) == 1
+    assert "equal,engine.affinity=tag/seed=0 is left out" in report.notes[0]
+
+
 def test_studies_are_merged_where_asked(write_run: "WriteRun", outputs: Path) -> None:
     write_run(SINGLE_TASK, accuracy(0.8), study="a")
     write_run("equal", accuracy(0.8), study="a")

@@ -118,7 +118,9 @@ def test_latex_is_a_booktabs_table() -> None:
     assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 2
     for rule in (r"\toprule", r"\midrule", r"\bottomrule"):
         assert text.count(rule) == 2
-    assert r"a|b[c]\_100\% & 1 & \textbf{0.9600} & n/a & \textbf{$-$1.23} & 10.0 \\" in text
+    assert (
+        r"a\textbar{}b[c]\_100\% & 1 & \textbf{0.9600} & n/a & \textbf{$-$1.23} & 10.0 \\" in text
+    )
     assert r"single\_task & 2 & 0.9500 $\pm$ 0.0100 & \textbf{0.200} $\pm$ 0.010" in text
     assert r"\multicolumn{1}{c}{ink\_mean}" in text
     assert r"\multicolumn{1}{c}{delta\_m [\%]}" in text

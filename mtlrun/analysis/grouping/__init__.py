@@ -1,0 +1,1 @@
+"""Which tasks to train together, within a budget of networks."""
