@@ -1,7 +1,8 @@
 """What is typed on a command line, before Hydra reads it. Imports no torch."""
 
+import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from mtlrun.task_choice import KEYS
 
@@ -65,3 +66,36 @@ def clash(report: str) -> str | None:
 
 def _is_mapping(override: str) -> bool:
     return override.lstrip("+").replace(" ", "").startswith("tasks={")
+
+
+def hydra_text(value: object) -> str:
+    """A value as Hydra's grammar for overrides reads it back; text in quotes where it has to be."""
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(hydra_text, value))}]"
+    if isinstance(value, Mapping):
+        inside = (f"{hydra_text(key)}:{hydra_text(inner)}" for key, inner in value.items())
+        return f"{{{','.join(inside)}}}"
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return repr(value) if math.isfinite(value) else str(value)
+    text = str(value)
+    if not isinstance(value, str) or _reads_back(text):
+        return text
+    return QuotedString(text, Quote.double).with_quotes()
+
+
+def _reads_back(text: str) -> bool:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        # In a list, since a value of its own may hold what separates the elements of one.
+        read = OverridesParser.create().parse_override(f"key=[{text}]")
+        return bool(not read.is_sweep_override() and read.value() == [text])
+    except HydraException:
+        return False

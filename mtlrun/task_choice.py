@@ -41,7 +41,8 @@ def chosen_tasks(tasks: Any) -> TaskChoice:
     for key, names in (("tasks", choice.of), ("tasks.primary", choice.primary)):
         listed = isinstance(names, list) and all(isinstance(name, str) for name in names)
         if names is not None and not listed:
-            raise UserError(f"{key}={names}: use a list of tasks, for example {key}=[depth].")
+            example = names if isinstance(names, str) else "depth"
+            raise UserError(f"{key}={names}: give a list, for example {key}=[{example}].")
     share: object = choice.anneal
     number = isinstance(share, int | float) and not isinstance(share, bool)
     if share is not None and not (number and 0 < choice.anneal <= 1):  # type: ignore[operator]  # a number

@@ -161,6 +161,9 @@ def _wanted(
             raise UserError(
                 f"distill.tasks: this run has no task {name}. {did_you_mean(name, tasks)}"
             )
+        for task in members:
+            if task in found:
+                raise UserError(f"distill.tasks names {task} twice. Name each task once.")
         found += members
     return found
 

@@ -109,10 +109,6 @@ CASES: dict[str, tuple[int, Callable[[], Case]]] = {
     "MLP 128-128-128, one stream": (16, lambda: numbers("backbone=mlp")),
     "CNN 3x16x16, one stream": (16, lambda: numbers("backbone=cnn", shape=[3, 16, 16])),
     "n-grams, FDU-MTL, 16 streams": (16, reviews),
-    "LSTM, FDU-MTL, 16 streams": (
-        16,
-        lambda: reviews("backbone=lstm", "dataset.ngrams=1", "dataset.max_length=60"),
-    ),
 }
 
 

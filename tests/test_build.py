@@ -480,8 +480,8 @@ def test_what_stops_a_run_knows_its_tasks() -> None:
 
 
 def test_a_baseline_that_stops_a_run_tells_it_from_others() -> None:
-    assert without_effect({}) == without_effect({"on": "score"}) == WITHOUT_EFFECT
-    left_out = without_effect({"on": "delta_m"})
+    assert without_effect({}) == without_effect({"monitor": "score"}) == WITHOUT_EFFECT
+    left_out = without_effect({"monitor": "delta_m"})
     assert "tracking.images" in left_out
     assert {"tracking", "tracking.baseline"}.isdisjoint(left_out)
 

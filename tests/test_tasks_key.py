@@ -114,8 +114,8 @@ def test_every_form_composes_and_has_a_readable_name(
     ("tasks", "said"),
     [
         ({"primray": ["digit"]}, "tasks.primray: there is no such setting. Did you mean primary?"),
-        ("digit", r"tasks=digit: use a list of tasks, for example tasks=\[depth\]."),
-        ({"primary": "digit"}, r"tasks.primary=digit: use a list of tasks"),
+        ("digit", r"tasks=digit: give a list, for example tasks=\[digit\]."),
+        ({"primary": "digit"}, r"tasks.primary=digit: give a list"),
         ({"primary": ["digit"], "anneal": 0}, "tasks.anneal=0: use the share of the run"),
         ({"primary": ["digit"], "anneal": 1.5}, "above 0 and at most 1"),
         ({"primary": ["digit"], "anneal": True}, "tasks.anneal=True"),

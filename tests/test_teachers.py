@@ -168,6 +168,7 @@ ALONE, DIGIT = "alone", "digit"
             ["distill.tasks=[digits]"],
             "distill.tasks: this run has no task digits. Did you",
         ),
+        ([ALONE], ["distill.tasks=[ink,digit,ink]"], "distill.tasks names ink twice"),
         (
             [DIGIT],
             ["distill.tasks=[parity,ink]"],

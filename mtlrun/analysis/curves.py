@@ -18,8 +18,11 @@ Names = tuple[str, ...]
 MOST_POINTS = 400
 """As many points as a line in print can show."""
 
+NAMES = ("split", "task", "metric", "task_a", "task_b", "source", "target")
+"""The columns that hold names, also where these look like numbers."""
+
 NUMBERS = ("epoch", "step", "loss", "loss_ratio", "weight", "grad_norm", "cosine", "value")
-"""The columns whose empty cells mean that there is no number; all others hold names."""
+"""The columns whose empty cells mean that there is no number."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +158,8 @@ def _table(path: Path) -> pd.DataFrame:
     try:
         # A task may be called "null" or "NA": only numbers can be missing.
         empty = {column: [""] for column in NUMBERS}
-        return pd.read_csv(path, keep_default_na=False, na_values=empty)
+        names = dict.fromkeys(NAMES, str)
+        return pd.read_csv(path, keep_default_na=False, na_values=empty, dtype=names)
     except (OSError, ValueError):  # ValueError: an empty file
         return pd.DataFrame()
 

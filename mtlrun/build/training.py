@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -196,4 +197,5 @@ def annealing(
             "none: it combines the task gradients entry by entry. Leave it out, or choose another "
             "method (mtlrun list weighting)."
         )
-    return Annealing(tasks, primary, share * steps)
+    # As it is written: 0.55 of 100 steps are 55, not some rounding more
+    return Annealing(tasks, primary, float(Fraction(str(share)) * steps))

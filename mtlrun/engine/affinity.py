@@ -54,7 +54,8 @@ class Affinity(Watcher):
     compare, and no optimizer state is tried out. The published code does it so on Taskonomy, but
     for a weight decay (its test for a momentum buffer never holds), and has the momentum in it on
     CelebA; it divides by the learning rate where it averages, which is left to the reader here.
-    Where the learning rate is 0, so are all values.
+    Where the learning rate is 0, so are all values, and where they are not well above 1e-7, as with
+    very small rates, they are rounding: losses are in float32.
 
     ``cosine`` is the cosine between the gradients of the two tasks on the shared parameters.
 
@@ -63,7 +64,9 @@ class Affinity(Watcher):
     gradient is 0. Under ``engine.amp=bf16`` or ``engine.compile`` the measurement has a forward and
     backward pass of its own, not compiled and in float32, since rounding to bfloat16 can hide what
     one small step does. Where the method has the task gradients, or can still form them from its
-    own pass, they are not taken a second time.
+    own pass, they are not taken a second time. What is left of the cost of ``tag``, for T tasks:
+    T forward passes without gradients; for methods that see losses T backward passes more, which
+    for tasks that read the same inputs is the cost of T steps.
 
     Args:
         kind: ``tag`` or ``cosine``.

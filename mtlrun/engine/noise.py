@@ -13,12 +13,13 @@ from mtlrun.engine.watching import Watcher
 from mtlrun.tracking.tracker import Tracker
 from mtlrun.types import Batch, StepInfo
 
-EVERY = 25
+EVERY = 20
 """Of so many steps with a task one is looked at, in their middle. On a network of three linear
 layers a look takes a third of a step, on larger ones a smaller part."""
 
-FEWEST = 5
-"""Steps without which there is no figure: from one alone it is hardly more than noise itself."""
+FEWEST = 20
+"""Steps looked at without which there is no figure: where few directions carry the noise, as in
+tasks with one output, the figure of a few steps is itself mostly noise."""
 
 
 @dataclass

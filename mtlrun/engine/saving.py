@@ -9,6 +9,8 @@ from mtlrun.engine.evaluation import Selection
 from mtlrun.errors import UserError
 from mtlrun.models.model import MultiTaskModel
 
+_START_AGAIN = "Run with another study=NAME, or delete the run's folder to start it again."
+
 
 class Stateful(Protocol):
     """Something whose state goes into the checkpoint."""
@@ -50,7 +52,7 @@ class Saving:
             the checkpoint, None where there is none, and remarks for the user.
 
         Raises:
-            UserError: it is of another network or optimizer.
+            UserError: it is of another network, optimizer or version, or of other teachers.
         """
         state, remarks = checkpoint.read_latest(self.folder)
         if state is None:
@@ -58,11 +60,16 @@ class Saving:
         for name, part in self.parts.items():
             try:
                 part.load_state_dict(state[name])
-            except (RuntimeError, ValueError, KeyError) as error:
+            except KeyError as error:  # other parts, or parts of them, than there are here
                 raise UserError(
-                    f"The checkpoint in {self.folder} is of another model or optimizer ({name}): "
-                    f"{' '.join(str(error).split())[:300]}. Run with another study=NAME, or delete "
-                    "the run's folder to start it again."
+                    f"The checkpoint in {self.folder} is not of this run: it lacks {error} "
+                    f"({name}). A run with other settings, or another version of mtlrun, wrote it. "
+                    f"{_START_AGAIN}"
+                ) from error
+            except (RuntimeError, ValueError) as error:
+                raise UserError(
+                    f"The checkpoint in {self.folder} is not of this run: its {name} does not fit "
+                    f"({' '.join(str(error).split())[:300].rstrip('.')}). {_START_AGAIN}"
                 ) from error
         return state, remarks
 

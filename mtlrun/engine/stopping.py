@@ -131,8 +131,8 @@ class JointStopping(Stopping):
 
     Args:
         patience: epochs without a better value, 1 or more.
-        monitor: ``score``, that which selects the best epoch (for independent networks the newest of
-            their best epochs counts); ``delta_m``, against the run that ``tracking.baseline``
+        monitor: ``score``, that which selects the best epoch (for independent networks the newest
+            of their best epochs counts); ``delta_m``, against the run that ``tracking.baseline``
             names; or ``TASK/METRIC``, one of the task's metrics or its ``loss``.
         tasks: see :class:`Stopping`.
         baseline: likewise.
@@ -157,8 +157,8 @@ class JointStopping(Stopping):
         higher = True
         if monitor == DELTA_M and not baseline:
             raise ValueError(
-                "monitor=delta_m needs a single-task run to compare with: name the folder of a finished "
-                "one in tracking.baseline=FOLDER, or choose another figure"
+                "monitor=delta_m needs a single-task run to compare with: name the folder of a "
+                "finished one in tracking.baseline=FOLDER, or choose another figure"
             )
         if monitor not in (SCORE, DELTA_M):
             self.figure, higher = _figure_of(monitor, tasks)
@@ -174,7 +174,8 @@ class JointStopping(Stopping):
             return Change()
         since = f"the best was epoch {self.best.epoch}" if self.best.epoch else "it has no value"
         self.ended = (
-            f"{self.monitor} has not got better for {_epochs(self.patience)}, {since} (stopping=joint)"
+            f"{self.monitor} has not got better for {_epochs(self.patience)}, {since} "
+            "(stopping=joint)"
         )
         return Change(said=[f"The run ends: {self.ended}."])
 
@@ -315,9 +316,8 @@ def _figure_of(monitor: str, tasks: Mapping[str, Task]) -> tuple[tuple[str, str]
         for metric, facts in task.metrics.items():
             figures[f"{name}/{metric}"] = ((name, metric), facts.higher_is_better)
     if monitor not in figures:
-        raise ValueError(
-            f"monitor={monitor}: there is no such figure. {did_you_mean(monitor, [SCORE, DELTA_M, *figures])}"
-        )
+        hint = did_you_mean(monitor, [SCORE, DELTA_M, *figures])
+        raise ValueError(f"monitor={monitor}: there is no such figure. {hint}")
     return figures[monitor]
 
 

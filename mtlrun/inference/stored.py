@@ -1,5 +1,6 @@
 """A finished run's folder: its configuration as it is to be used now, and its result."""
 
+import copy
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -33,6 +34,9 @@ PLACES = ("root", "path", "prepared", "yelp_file", "tokenizer")
 
 SAME_DATA = (*PLACES, "in_memory")
 """Settings of datasets that change nothing in what is read where the files are the same."""
+
+GONE = ("engine.patience",)
+"""Settings of former versions that had a say in training alone; ``stopping`` has it now."""
 
 NEEDED = {"dataset", "method", "seed", "tasks"}
 """What is read of a result."""
@@ -157,6 +161,11 @@ def _typed(folder: Path, held: DictConfig, result: Mapping[str, Any]) -> Config:
     Raises:
         UserError: it has settings that there are not, or of other types.
     """
+    held = copy.deepcopy(held)
+    for key in GONE:
+        section, _, name = key.rpartition(".")
+        if isinstance(found := OmegaConf.select(held, section), DictConfig):
+            found.pop(name, None)
     try:
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), held))
     except ConfigKeyError as error:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 from mtlrun.config import Config
 from mtlrun.errors import UserError
+from mtlrun.overrides import hydra_text
 from mtlrun.sweeping.jobs import Axis
 from mtlrun.task_choice import chosen_tasks
 
@@ -47,8 +48,6 @@ def groups_axis(kind: str, axes: Sequence[Axis], compose: Compose) -> tuple[int,
         UserError: the groups are not known before the data is read, differ from run to run, or are
             none or too many.
     """
-    from mtlrun.analysis.grouping.training import hydra_text
-
     _check_axes(kind, axes)
     config = compose([axis.overrides[0] for axis in axes])
     tasks = _tasks(kind, config)

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from mtlrun.tracking.summary import by_primary
+
 
 class Display(Protocol):
     """Shows how far a run is."""
@@ -115,7 +117,7 @@ def result_table(result: Mapping[str, Any]) -> Table:
         title=f"{result['dataset']}: {result['method']}, seed {result['seed']}",
         title_justify="left",
         caption=f"test: the model of {_selected(result)}, the best on {split}"
-        f"{_by_primary(result)}. loss ratio: mean training loss of the last epoch by the first "
+        f"{by_primary(result)}. loss ratio: mean training loss of the last epoch by the first "
         "loss. weight: of the last step.",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
@@ -158,12 +160,6 @@ def _mean_headline(tasks: Mapping[str, Any]) -> tuple[str, list[str]] | None:
         for key in ("final", "best", "test")
     )
     return f"{name} {arrow}", [final, best, "", test]
-
-
-def _by_primary(result: Mapping[str, Any]) -> str:
-    """`` by depth``: the tasks that selected the model, where the run is for some of them."""
-    primary = result.get("primary")
-    return f" by {', '.join(primary)}" if primary else ""
 
 
 def _selected(result: Mapping[str, Any]) -> str:

@@ -43,6 +43,16 @@ def standing_out(tasks: Mapping[str, Any]) -> dict[str, list[str]]:
     return {task: found for task, found in facts.items() if found}
 
 
+def by_primary(result: Mapping[str, Any]) -> str:
+    """`` by depth``: the tasks that selected the model, where they are not all.
+
+    Empty for networks of their own: those without a primary task are selected by their own tasks.
+    """
+    primary = result.get("primary")
+    one_model = not isinstance(result["selected_epoch"], dict)
+    return f" by {', '.join(primary)}" if primary and one_model else ""
+
+
 def _facts(values: Mapping[str, Any]) -> Iterator[str]:
     ratio = values.get("loss", {}).get("loss_ratio_at_half")
     if ratio is not None and ratio > HARDLY_LEARNT:
@@ -94,9 +104,8 @@ def _footnote(result: Mapping[str, Any], split: str) -> str:
         f"epoch {epoch}" + (f" ({_escaped(task)})" if task else "")
         for task, epoch in epochs.items()
     )
-    primary = ", ".join(map(_escaped, result.get("primary") or ()))
-    by = f" by {primary}" if primary else ""
-    return f"test: the model of {selected}, the best on {split}{by}."
+    best = _escaped(f"the best on {split}{by_primary(result)}")
+    return f"test: the model of {selected}, {best}."
 
 
 def _shown(value: float | None) -> str:

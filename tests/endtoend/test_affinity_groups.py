@@ -8,6 +8,7 @@ import pytest
 from in_process import assert_same_run, train, train_with_stops
 from planted_digits import CHANCE, PAIRS, PlantedDigits
 
+from mtlrun.analysis.settings import read_effective
 from mtlrun.errors import UserError
 
 Pairs = dict[tuple[str, str], float]
@@ -69,6 +70,8 @@ def test_resumes_and_leaves_the_run_as_it_is(
     assert not (without / "affinity.csv").exists()
     for name in ("metrics.csv", "losses.csv", "conflicts.csv"):
         assert (without / name).read_bytes() == (whole / name).read_bytes()
+    effective = [read_effective(folder / "config.yaml") for folder in (whole, without)]
+    assert effective[0] == effective[1] is not None  # a comparison counts them as one method
 
 
 @pytest.mark.parametrize(

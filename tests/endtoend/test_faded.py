@@ -7,6 +7,8 @@ import pytest
 from commands import rows
 from in_process import assert_same_figures, train, train_with_stops
 
+from mtlrun.engine import checkpoint
+
 FADING = (
     "weighting=pcgrad",
     "gradients.smoothing=0.5",
@@ -38,3 +40,20 @@ def test_auxiliaries_leave_half_way_and_are_evaluated_to_the_end(
     assert result["tasks"]["ink"]["metrics"]["r2"]["test"] is not None
     best = result["tasks"]["digit"]["metrics"]["accuracy"]["best_epoch"]
     assert result["selected_epoch"] == best
+
+
+@pytest.mark.usefixtures("composing")
+def test_the_learning_rate_and_delta_m_look_at_primary_tasks(tmp_path: Path) -> None:
+    alone, folder = tmp_path / "alone", tmp_path / "run"
+    train(alone, "tasks=[digit]")
+    assert json.loads((alone / "result.json").read_text())["primary"] is None
+    # The single-task run knows nothing of the auxiliaries, and need not
+    plateau = ("+scheduler._target_=torch.optim.lr_scheduler.ReduceLROnPlateau",)
+    train(folder, "++tasks.primary=[digit]", f"tracking.baseline={alone}", *plateau)
+    losses = [
+        float(row["value"])
+        for row in rows(folder / "metrics.csv")
+        if (row["split"], row["task"], row["metric"]) == ("val", "digit", "loss")
+    ]
+    state = checkpoint.read(folder / "checkpoints" / "last.pt")["scheduler"]
+    assert state["best"] == pytest.approx(min(losses), rel=1e-6)

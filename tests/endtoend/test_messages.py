@@ -11,6 +11,7 @@ import torch
 from commands import only_run, rows, run_folders
 
 from mtlrun.cli import run_command
+from mtlrun.engine import checkpoint
 from mtlrun.errors import UserError
 
 Refused = Callable[..., str]
@@ -381,8 +382,22 @@ def test_a_checkpoint_of_another_model(refused: Refused) -> None:
     target = Path("outputs/default/digits/equal,epochs=1/seed=0")
     shutil.copytree(other / "checkpoints", target / "checkpoints")
     message = refused(*BRIEF)
-    check(message, f"The checkpoint in {target / 'checkpoints'} is of another model or optimizer:")
+    where = f"The checkpoint in {target / 'checkpoints'} is not of this run: its"
+    check(message, f"{where} model does not fit (Error(s) in loading state_dict")
     check(message, "The checkpoint", "Run with another study=NAME, or delete the run's folder")
+
+
+def test_a_checkpoint_of_another_version(refused: Refused) -> None:
+    assert run_command([*BRIEF]) == 0
+    run_folder = only_run(Path())
+    (run_folder / "result.json").unlink()
+    last = run_folder / "checkpoints" / "last.pt"
+    state = checkpoint.read(last)
+    del state["ledger"]["conflicts"]
+    checkpoint.write(last, state)
+    message = refused(*BRIEF)
+    check(message, f"The checkpoint in {last.parent} is not of this run: it lacks 'conflicts'")
+    check(message, "The checkpoint", "(ledger). A run with other settings, or another version of")
 
 
 def test_a_folder_that_holds_a_run_with_other_settings(refused: Refused) -> None:

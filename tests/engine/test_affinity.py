@@ -176,8 +176,9 @@ def test_methods_that_see_losses() -> None:
     assert_as_by_hand(mlp_model(), Equal(), [toy_batch(present=("a", "c"))], None)
 
 
-def test_losses_rescaled_by_the_norm() -> None:
+def test_losses_rescaled_by_the_norm_and_bfloat16_which_is_measured_in_float32() -> None:
     assert_as_by_hand(noisy_model(), Equal(), [toy_batch()], None, rescale="norm")
+    assert_as_by_hand(noisy_model(), given(), [toy_batch()], amp=True)
 
 
 def test_the_jacobian_and_parameters_of_one_task_inside_the_trunk() -> None:
@@ -193,10 +194,6 @@ def test_several_micro_batches_and_partial_labels(weighting: Weighting) -> None:
 
 def test_steps_that_reuse_weights() -> None:
     model, tasks = mlp_model()
-    step = make(model, tasks, given(), "parameters", every=4)
-    step([toy_batch(7)], EPOCH, 0)
-    for number in (3, STEP - 1):
-        step([toy_batch(number)], EPOCH, number)
     reusing = make(model, tasks, given(), "parameters", every=3)
     reusing([toy_batch(8)], EPOCH, 3)
     watcher = watched(reusing)
@@ -213,7 +210,7 @@ def test_methods_of_several_batches_and_averaged_rows() -> None:
     assert_as_by_hand((model, tasks), MoCo(tasks=task_infos(tasks)), [toy_batch()])
 
 
-def two_streams() -> tuple[MultiTaskModel, dict[str, Task], Batch]:
+def test_two_streams() -> None:
     torch.manual_seed(2)
     tasks = toy_tasks()
     streams = {"first": ("a",), "second": ("b", "c")}
@@ -222,17 +219,8 @@ def two_streams() -> tuple[MultiTaskModel, dict[str, Task], Batch]:
     for number, (stream, names) in enumerate(streams.items()):
         targets = {name: toy_targets(5 + number, number)[name] for name in names}
         batch[stream] = StreamBatch(torch.randn(5 + number, 5), targets, names)
-    return model, tasks, batch
-
-
-def test_two_streams() -> None:
-    model, tasks, batch = two_streams()
     assert_as_by_hand((model, tasks), Equal(), [batch], None)
     assert_as_by_hand((model, tasks), given(), [batch])
-
-
-def test_under_bfloat16_the_measurement_is_in_float32() -> None:
-    assert_as_by_hand(noisy_model(), given(), [toy_batch()], amp=True)
 
 
 def test_the_learning_rate_is_that_of_the_step() -> None:
@@ -363,62 +351,8 @@ def test_steps_that_are_not_due_or_have_one_task_are_left_out() -> None:
 
 def test_a_step_with_a_bad_loss_is_not_measured() -> None:
     model, tasks = mlp_model()
-    batch = toy_batch()
+    step = make(model, tasks, Equal(), None)
+    watcher, batch = watched(step), toy_batch()
     batch["rows"].targets["b"][0] = torch.inf
-    for weighting, place in ((Equal(), None), (given(), "parameters")):
-        step = make(model, tasks, weighting, place)
-        watcher = watched(step)
-        figures = step([batch], 0, 0)
-        assert (figures.nonfinite, figures.shared) == (1, None)
-        assert watcher.state_dict()["rows"] == []
-
-
-# -- what is written -------------------------------------------------------------------------------
-
-
-class Written:
-    """Takes what the watcher writes."""
-
-    def __init__(self) -> None:
-        self.rows: list[Any] = []
-        self.pictures: list[Any] = []
-
-    def affinity(self, rows: list[Any]) -> None:
-        self.rows += rows
-
-    def heatmap(self, *arguments: Any) -> None:
-        self.pictures.append(arguments)
-
-
-def test_epoch_means_and_a_state_that_is_read_back_at_any_time() -> None:
-    written: list[Written] = []
-    for stops in ((), (2, 3)):
-        model, tasks = mlp_model()
-        step = make(model, tasks, Equal(), None)
-        watcher, found = watched(step), Written()
-        for number in range(6):
-            present = ("a", "b") if number < 4 else NAMES
-            step([toy_batch(number, present=present)], 0, number)
-            if number in stops:  # a checkpoint, and a new process
-                state = watcher.state_dict()
-                step.watchers.clear()
-                watcher = watched(step)
-                watcher.load_state_dict(state)
-            if number == 3:
-                watcher.log(found, number + 1, 1)  # type: ignore[arg-type]  # a stand-in
-        watcher.log(found, 6, 1)  # type: ignore[arg-type]
-        watcher.close_epoch(found, 6, 1)  # type: ignore[arg-type]
-        watcher.close_epoch(found, 6, 2)  # type: ignore[arg-type]
-        written.append(found)
-    whole, stopped = written
-    assert stopped.rows == whole.rows
-    assert [row["step"] for row in whole.rows] == [n for n in (1, 2, 3, 4) for _ in range(4)] + [
-        n for n in (5, 6) for _ in range(9)
-    ]
-    ((tag, rows, columns, means, at),) = whole.pictures  # none for an epoch without measurements
-    assert (tag, rows, columns, at) == ("train/affinity/tag", NAMES, NAMES, 6)
-    assert torch.equal(stopped.pictures[0][3], means)
-    for source, a in enumerate(NAMES):
-        for target, b in enumerate(NAMES):
-            values = [r["value"] for r in whole.rows if (r["source"], r["target"]) == (a, b)]
-            assert means[source, target] == pytest.approx(sum(values) / len(values), rel=1e-12)
+    assert step([batch], 0, 0).nonfinite == 1
+    assert watcher.state_dict()["rows"] == []

@@ -23,6 +23,8 @@ from engine_toys import (
 )
 from torch import Tensor
 
+from mtlrun import build
+from mtlrun.config import Config
 from mtlrun.engine.annealing import Annealing
 from mtlrun.engine.evaluation import Selection
 from mtlrun.engine.loader import Placement, TrainLoader
@@ -146,6 +148,16 @@ def test_factors_fall_in_a_line_and_end_at_nothing() -> None:
     third = Annealing(NAMES, ("b", "c"), 0.3 * 5)  # ends between two steps
     assert third.factors((0, 1), 1) == pytest.approx([1 / 3, 1])
     assert third.factors((0, 1), 2) == [0, 1]
+
+
+@pytest.mark.parametrize(("share", "last"), [(0.55, 55), (0.29, 29), (0.255, 26), (1, 100)])
+def test_the_share_of_the_run_is_taken_as_it_is_written(share: float, last: int) -> None:
+    assert 0.55 * 100 > 55  # in binary
+    config = Config(tasks={"primary": ["a"], "anneal": share})
+    made = build.annealing(config, NAMES, ("a",), Equal(), 100)
+    assert made is not None
+    assert made.factor(last) == 0 < 1 / 200 < made.factor(last - 1)
+    assert [bool(made.gone(step)) for step in (last - 1, last)] == [False, True]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from mtlrun.data.base import TensorSource
 from mtlrun.engine import checkpoint
 from mtlrun.engine.engine import Engine, Parts, Schedule
 from mtlrun.engine.loader import Placement, TrainLoader
+from mtlrun.engine.saving import entries_of
 from mtlrun.engine.step import TrainingStep
 from mtlrun.models.architectures.single_task import SingleTask
 from mtlrun.models.backbones.base import Backbone
@@ -120,3 +121,12 @@ def test_a_network_that_shares_is_kept_whole(tmp_path: Path) -> None:
         set_all(model, value)
         engine.saving.keep_best(engine.selection, [0])
         assert set(held(tmp_path).values()) == {value}
+
+
+def test_what_tasks_share_is_nobodys_own() -> None:
+    """Running statistics of the trunk, too: no task takes them along when it leaves."""
+    model = hps_model(nn.Sequential(nn.Linear(5, WIDTH), nn.BatchNorm1d(WIDTH)), toy_tasks())
+    found = entries_of(model, [(name,) for name in NAMES])
+    state = model.state_dict()
+    assert found == [[k for k in state if k.startswith(f"heads.{n}.")] for n in range(len(NAMES))]
+    assert all(found)

@@ -1,7 +1,7 @@
-"""Teachers in the losses of every kind of step; the arithmetic of features; what is kept."""
+"""Teachers in the losses of every kind of step; the arithmetic of features."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -11,12 +11,10 @@ from engine_toys import (
     RATE,
     WIDTH,
     Given,
-    Toy,
     branched_model,
     hps_model,
     mlp,
     mlp_model,
-    numbered,
     task_infos,
     toy_batch,
     toy_tasks,
@@ -30,8 +28,6 @@ from torch.nn import functional as F
 from mtlrun.data.base import TensorSource
 from mtlrun.engine.backward import Forward
 from mtlrun.engine.distillation import Adaptor, Distillation, Teacher, Teaching
-from mtlrun.engine.kept_lessons import keep_lessons, repeatable
-from mtlrun.engine.loader import Placement
 from mtlrun.engine.step import TrainingStep, parameter_groups
 from mtlrun.models.model import MultiTaskModel
 from mtlrun.types import Batch
@@ -214,6 +210,7 @@ def test_features_in_the_objective() -> None:
         distances.append((mapped - wanted).square().sum(1).mean())
     expected = hard.square().mean() + 0.5 * (distances[0] + distances[1]) / 2
     torch.testing.assert_close(step([batch], 0, 0).losses[1], expected, atol=1e-5, rtol=1e-5)
+    assert batch["rows"].lessons["b"].answer is None  # which at a weight of 0 nobody needs
 
 
 def test_features_of_another_layout_are_refused() -> None:
@@ -347,6 +344,19 @@ def test_dropout_is_the_same_with_and_without_teachers() -> None:
         assert torch.equal(found[name], wanted), name
 
 
+def test_adaptors_train_in_the_steps_of_their_tasks_heads() -> None:
+    """Of architectures that take turns: here heads a and c, then the trunk alone."""
+    for chosen in ("ac", ""):
+        step = taught([teacher(1)], BOTH)
+        heads = [p for name in chosen for p in step.model.head_of[name].parameters()]
+        only = heads or list(step.model.architecture.parameters())
+        step.model.architecture.only = lambda only=only: only  # type: ignore[method-assign]
+        found = gradients(step, [toy_batch()])
+        adaptors = {name for name in found if name.startswith("adaptors")}
+        assert adaptors == {f"adaptors.{'abc'.index(name)}.0.layer.weight" for name in chosen}
+        assert len(found) - len(adaptors) == len(only)
+
+
 def test_teachers_stay_as_they_are() -> None:
     def normalised(seed: int) -> MultiTaskModel:
         torch.manual_seed(seed)
@@ -372,71 +382,3 @@ def test_a_checkpoint_of_other_teachers_is_refused() -> None:
     made.load_state_dict(copy.deepcopy(made.state_dict()))
     with pytest.raises(ValueError, match=r"^the teacher run 2 has other weights now$"):
         other.load_state_dict(made.state_dict())
-
-
-# -- what is kept ---------------------------------------------------------------------------------
-
-
-def dataset_of(rows: int, noise: bool = False) -> Toy:
-    targets: Mapping[str, Tensor] = {}
-    batch = toy_batch(rows=rows)["rows"]
-    targets = {**batch.targets, "b": torch.where(torch.arange(rows) % 2 == 0, torch.nan, 1.0)}
-    source = TensorSource(batch.inputs, targets)
-    return Toy({"train": {"rows": source}}, {"rows": NAMES}, noise)
-
-
-def kept(made: Distillation, dataset: Toy, size: int = 4) -> list[str]:
-    notes: list[str] = []
-    place = Placement(torch.device("cpu"))
-    keep_lessons(made, dataset, place, batch_size=size, note=notes.append)
-    return notes
-
-
-def distillation(memory: float, tasks: Sequence[str] = ("a", "b")) -> Distillation:
-    model, own = mlp_model()
-    teaching = Teaching(temperature=2, features=1, memory=memory)
-    return Distillation([teacher(1, tasks), teacher(2, ["b"])], own, model, teaching, 0)
-
-
-BYTES = 11 * 4 * ((3 + WIDTH) + (1 + 2 * WIDTH))
-"""Eleven rows: answers of 3 and 1 numbers, features of one teacher and of two."""
-
-
-def test_what_is_kept_is_what_teachers_say() -> None:
-    made, plain = distillation(BYTES), distillation(0)
-    dataset = dataset_of(11)
-    assert kept(plain, dataset) == []
-    assert not plain.kept
-    (note,) = kept(made, dataset)
-    assert note == f"What teachers say of 11 training rows is kept: {BYTES / 2**20:.3g} MiB."
-    rows = torch.tensor([10, 3, 3, 0, 7])
-    for present in (("a", "b", "c"), ("b", "c"), ("c",)):
-        inputs, targets = dataset.splits["train"]["rows"].rows(rows)
-        batches = []
-        for asked in (made, plain):
-            batch = toy_batch(rows=5)
-            part = batch["rows"]
-            part.inputs, part.targets, part.present, part.rows = inputs, targets, present, rows
-            asked.teach(batch)
-            batches.append(part.lessons)
-        assert batches[0].keys() == batches[1].keys() == set(present) & {"a", "b"}
-        for name, lesson in batches[0].items():
-            other = batches[1][name]
-            assert len(lesson.features) == {"a": 1, "b": 2}[name]
-            torch.testing.assert_close(lesson.answer, other.answer, rtol=1e-6, atol=1e-6)
-            torch.testing.assert_close(lesson.features, other.features, rtol=1e-6, atol=1e-6)
-
-
-def test_what_is_not_kept() -> None:
-    too_small = distillation(BYTES - 1)
-    (note,) = kept(too_small, dataset_of(11))
-    assert note.endswith("they are asked in each step.")
-    assert "more than distill.cache_gb=" in note
-    varied = distillation(BYTES)
-    (note,) = kept(varied, dataset_of(11, noise=True))
-    assert note.startswith("Teachers are asked in each step: training rows are varied")
-    assert too_small.kept == varied.kept == {}
-    ragged = dataset_of(11)
-    ragged.splits["train"]["rows"].lengths = torch.arange(11)
-    assert not repeatable(ragged, "rows")
-    assert repeatable(Toy({"train": {"x": numbered(3, ["a"])}}, {"x": ["a"]}), "x")

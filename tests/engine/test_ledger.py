@@ -141,6 +141,38 @@ def test_cosines_of_the_tasks_that_are_there() -> None:
     assert [(r["task_a"], r["task_b"], r["cosine"]) for r in conflicts] == [("a", "c", -1.0)]
 
 
+def test_steps_in_conflict_are_counted() -> None:
+    down, zero = [-1.0, 0.1], [0.0, 0.0]
+    steps = [
+        figures([1.0, 1.0, 1.0], jacobian=np.array([[1.0, 0.0], down, [0.0, 1.0]])),
+        figures([1.0, 1.0, 1.0], jacobian=np.array([[1.0, 0.0], [2.0, 3.0], down])),
+        figures([1.0, 1.0], (0, 2), jacobian=np.array([[1.0, 0.0], down])),
+        figures([1.0, 1.0], (0, 1), jacobian=np.array([[1.0, 0.0], zero])),
+        figures([1.0, 1.0, 1.0]),
+    ]
+    ledger = ledger_of(*steps)
+    ledger.rows(5, 1)  # a row in between changes nothing
+    assert ledger.conflicts.shares() == {(0, 1): 0.5, (0, 2): 2 / 3, (1, 2): 0.5}
+    assert ledger.conflicts.close_epoch() == ledger.conflicts.shares()
+    ledger.add(6, figures([1.0, 1.0], (0, 1), jacobian=np.array([[1.0, 0.0], down])))
+    ledger.close_epoch()
+    assert ledger.conflicts.close_epoch() == {(0, 1): 1.0}
+    assert ledger.conflicts.shares() == {(0, 1): 2 / 3, (0, 2): 2 / 3, (1, 2): 0.5}
+    assert ledger_of(figures([1.0, 1.0, 1.0])).conflicts.shares() == {}
+
+
+@pytest.mark.parametrize(("epochs", "halfway"), [(1, 8.0), (2, 8.0), (3, 4.0), (4, 4.0), (5, 2.0)])
+def test_the_loss_ratio_at_half_of_the_run(epochs: int, halfway: float) -> None:
+    ledger = Ledger(("a", "b", "c"))
+    for epoch in range(epochs):
+        ledger.add(2 * epoch + 1, figures([9.0 / 2**epoch, 1.0], (0, 1)))
+        ledger.add(2 * epoch + 2, figures([7.0 / 2**epoch, 1.0], (0, 1)))
+        ledger.close_epoch()
+    assert ledger.ratio_at_half(0) == pytest.approx(halfway / 9)
+    assert ledger.ratio_at_half(1) == 1
+    assert math.isnan(ledger.ratio_at_half(2))
+
+
 def test_skipped_steps_are_counted_and_leave_no_figure() -> None:
     ledger = ledger_of(
         figures([1.0, 2.0, 3.0]),
@@ -196,6 +228,7 @@ def rows_as_text(ledger: Ledger, steps: Sequence[StepFigures], cuts: Sequence[in
     ledger.read_back()
     texts.append(repr((ledger.skipped, ledger.initial, ledger.latest_weights)))
     texts.append(repr([means.tolist() for means in ledger.epoch_means]))
+    texts.append(repr((ledger.conflicts.shares(), ledger.conflicts.close_epoch())))
     return texts
 
 

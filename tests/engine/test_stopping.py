@@ -239,6 +239,17 @@ def test_a_task_goes_back_to_its_best_and_stays_there_bit_for_bit(weighting) -> 
     assert not any(same(best, of_task(model, "a")))
 
 
+def test_parts_that_are_frozen_anyway_stay_so_when_tasks_leave_and_come_back() -> None:
+    model, step, loader = tied_parts(Equal())
+    model.freeze(["heads.c"])
+    leaving = Leaving(PerTaskStopping(1, 0.5, tasks=toy_tasks()), step, loader)
+    for epoch, accuracy in enumerate((0.8, 0.7, 0.69), 1):  # the best; it leaves; it comes back
+        leaving.after_epoch(seen_of(epoch, accuracy, epoch / 10, epoch / 10))
+        model.train()
+        assert not model.head_of["c"].training
+        assert model.head_of["a"].training == (epoch != 2)
+
+
 def test_what_was_kept_is_in_the_state() -> None:
     """A run that goes on freezes the same parts, and has the same heads to go back to."""
     model, step, loader = tied_parts(Equal())

@@ -139,6 +139,21 @@ def test_settings_are_given_anew_or_refused(train: "Train") -> None:
     assert "torch sees" in refused(folder, "--device", "cuda:99")
 
 
+@pytest.mark.parametrize("patience", [None, 4])
+def test_runs_from_before_there_was_stopping_are_read(
+    patience: int | None, copied: Path, tmp_path: Path
+) -> None:
+    config = OmegaConf.load(copied / "config.yaml")
+    OmegaConf.update(config, "engine.patience", patience, force_add=True)
+    for later in ("stopping", "distill"):
+        config.pop(later)
+    OmegaConf.save(config, copied / "config.yaml")
+    assert evaluate_command([str(copied), "-o", str(tmp_path / "figures.json")]) == 0
+    known = json.loads((copied / "result.json").read_text())["tasks"]["digit"]["metrics"]
+    found = json.loads((tmp_path / "figures.json").read_text())["tasks"]["digit"]
+    assert found["accuracy"]["value"] == known["accuracy"]["test"]
+
+
 def test_what_is_no_finished_run_is_named(copied: Path, tmp_path: Path) -> None:
     assert "there is no such folder" in refused(tmp_path / "nowhere")
     assert f"one of them is wanted. Name it: '{copied}'." in refused(tmp_path)

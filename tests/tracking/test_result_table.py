@@ -17,7 +17,7 @@ def task(test: float | None, metric: str = "auc") -> dict:
     }
 
 
-def lines(tasks: dict[str, dict], width: int = 80) -> list[str]:
+def lines(tasks: dict[str, dict], width: int = 80, **others: object) -> list[str]:
     result = {
         "dataset": "d",
         "method": "equal",
@@ -25,6 +25,7 @@ def lines(tasks: dict[str, dict], width: int = 80) -> list[str]:
         "select_on": "validation",
         "selected_epoch": 3,
         "tasks": tasks,
+        **others,
     }
     output = io.StringIO()
     Console(file=output, width=width).print(result_table(result))
@@ -56,3 +57,11 @@ def test_numbers_stay_whole_however_long_names_are() -> None:
     shown = lines({"a_task_with_quite_a_long_name_" * 2: task(0.1234)}, width=80)
     assert "0.1234" in "\n".join(shown)
     assert all(len(line) <= 80 and "…" not in line for line in shown)
+
+
+def test_what_selected_the_model_is_said_where_it_is_one_for_all() -> None:
+    tasks = {"a": task(0.5), "b": task(0.5)}
+    shown = " ".join(lines(tasks, 200, primary=["a"]))
+    assert "test: the model of epoch 3, the best on val by a. loss ratio" in shown
+    alone = " ".join(lines(tasks, 200, primary=["a"], selected_epoch={"a": 3, "b": 1}))
+    assert "the model of epoch 3 (a), epoch 1 (b), the best on val. loss ratio" in alone

@@ -121,4 +121,5 @@ def test_the_files_of_a_run() -> None:
         "conflicts.csv": ("step", "task_a", "task_b", "cosine"),
         "terms.csv": ("step", "epoch", "term", "loss", "weight"),
         "structure.csv": ("epoch", "step", "name", "row", "column", "value"),
+        "affinity.csv": ("step", "source", "target", "value"),
     }

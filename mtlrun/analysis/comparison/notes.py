@@ -52,13 +52,15 @@ def protocol_notes(
     Args:
         groups: the rows.
         labels: their names.
-        without: beginnings of settings that are not told of.
+        without: settings that are not told of; sections with a dot behind.
     """
     notes = []
     known = [group for group in groups if group.has_config]
     keys = dict.fromkeys([*(key for group in known for key in group.settings), STOPPING])
     for key in keys:
-        if (of_protocol(key) or key in ALSO_TOLD) and not key.startswith(without):
+        if key in without or f"{key.split('.')[0]}." in without:
+            continue
+        if of_protocol(key) or key in ALSO_TOLD:
             owners = said_by((_told_of(group, key), labels[group]) for group in known)
             if len(owners) > 1:
                 notes.append(f"Rows differ in {key}: {_who_has_what(owners)}.")

@@ -44,6 +44,7 @@ def from_affinities(kind: str, runs: Sequence[Run]) -> Evidence:
     """
     alike: dict[object, dict[int, Run]] = {}
     most = max(len(run.metrics) for run in runs)
+    fewer = sum(len(run.metrics) < most for run in runs)
     for run in (run for run in runs if len(run.metrics) == most):
         what = frozenset([*run.settings.items(), *run.choices.items()])
         key = (run.study, run.dataset, what)
@@ -70,6 +71,7 @@ def from_affinities(kind: str, runs: Sequence[Run]) -> Evidence:
             f"By the {AFFINITIES[kind]} between {len(tasks)} tasks, the mean of {measured} steps "
             f"of {'a run' if len(chosen) == 1 else f'{len(chosen)} runs'} (seed {seeds}) of "
             f"{chosen[0].method} in {shown_folder(dataset_folder(chosen[0]))}.",
+            *([f"Left out, as they have fewer tasks: {fewer} that measured it."] if fewer else ()),
         ),
         all_in_one=dict(zip(tasks, map(float, everything), strict=True)),
     )

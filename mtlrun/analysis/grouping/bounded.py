@@ -94,7 +94,7 @@ class Climb:
     def floor(self) -> float:
         """What a task without a network is worth: serving it counts for more than all else."""
         count = self.candidates[0].task_count
-        return -2 * (count + 1) * (1 + max(one.scale for one in self.candidates))
+        return -2 * (count + 1) * (max(one.scale for one in self.candidates) or 1.0)
 
     def _grown(self, chosen: Sequence[Chosen]) -> list[Chosen]:
         """As many more networks as the budget has room for and as gain anything."""

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from mtlrun.analysis.grouping.bounded import Track
-from mtlrun.analysis.grouping.evidence import SOURCES, Evidence
+from mtlrun.analysis.grouping.evidence import NEVER, SOURCES, Evidence
 from mtlrun.analysis.grouping.file import FOLDER, Group, Grouping
 from mtlrun.analysis.grouping.printing import Chosen, print_chosen, to_json
 from mtlrun.analysis.grouping.search import Selected, Selection, select
@@ -143,13 +143,17 @@ def _grouping(
     name: str, budget: float, evidence: Evidence, selection: Selection, folder: Path
 ) -> Grouping:
     tasks = evidence.tasks
+    value = dict(zip(tasks, selection.values, strict=True))
+    for network in selection.networks if evidence.alone is None else ():
+        if len(network.tasks) == 1:
+            value[tasks[network.tasks[0]]] = NEVER
     return Grouping(
         name=name,
         source=evidence.source,
         budget=budget,
         tasks=tasks,
         groups=tuple(_group(network, evidence, folder) for network in selection.networks),
-        value=dict(zip(tasks, selection.values, strict=True)),
+        value=value,
         reference=_way(folder, evidence.reference.folder),
     )
 

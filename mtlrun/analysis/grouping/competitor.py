@@ -285,7 +285,7 @@ def _own_settings(run: Run) -> dict[str, str]:
     return {
         key: value
         for key, value in run.settings.items()
-        if key not in (TASKS, SPLIT_SEED) and not key.startswith(TRAIN_ROWS)
+        if key != SPLIT_SEED and not f"{key}.".startswith((f"{TASKS}.", TRAIN_ROWS))
     }
 
 

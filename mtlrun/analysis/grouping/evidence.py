@@ -15,6 +15,10 @@ AFFINITIES = {"tag": "TAG affinity", "cosine": "gradient cosine"}
 
 SOURCES = (*AFFINITIES, "pairs", "runs")
 
+NEVER = -1e6
+"""A task's value in a network of its own where only affinities are known: nothing is (Fifty et al.,
+NeurIPS 2021, the authors' code)."""
+
 
 @dataclass(frozen=True)
 class Evidence:

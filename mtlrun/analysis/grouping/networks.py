@@ -1,7 +1,7 @@
 """Networks that were trained: what each is worth to its tasks, and what it costs."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from statistics import fmean
@@ -94,7 +94,7 @@ def families(runs: Sequence[Run]) -> list[Family]:
     """Runs that differ in their tasks alone, or in these and the backbone."""
     joint: dict[object, list[Run]] = {}
     for run in runs:
-        if not run.single_task and run.has_config and not result_of(run).get("primary"):
+        if not run.single_task and run.has_config and not run.primary:
             joint.setdefault((run.study, run.dataset, _rest(run)), []).append(run)
     singles = [run for run in runs if run.single_task]
     return [_family(members, singles) for members in joint.values()]
@@ -169,11 +169,30 @@ def networks_of(family: Family) -> tuple[list[Network], list[str]]:
     for network in [*_singles(family, unit), *_joint(family, alone, unit)]:
         if not network.runs:
             said.append(f"{'+'.join(network.tasks)}: no seed was also trained alone, left out.")
-        elif any(map(math.isnan, network.values.values())):
-            said.append(f"{'+'.join(network.tasks)}: a figure is missing, left out.")
+        elif not all(map(math.isfinite, network.values.values())):
+            said.append(f"{'+'.join(network.tasks)}: a figure is missing or infinite, left out.")
         else:
             found.setdefault((network.tasks, network.cost), network)
-    return list(found.values()), said
+    return list(found.values()), [*said, *_seeds_told(family, list(found.values()), set(alone))]
+
+
+def _seeds_told(
+    family: Family, networks: Sequence[Network], alone: Collection[int]
+) -> Iterator[str]:
+    """Which seeds do not count, and which means are over fewer of them than others."""
+    trained = {seed for size in family.sizes for runs in size.values() for seed in runs}
+    without = ", ".join(str(seed) for seed in sorted(trained - set(alone)))
+    if without:
+        yield f"Left out, as not every task was trained alone with it: seed {without}."
+    joint = [network for network in networks if len(network.tasks) > 1]
+    most = {seed for network in joint for seed in network.runs}
+    fewer = [
+        f"{'+'.join(network.tasks)} (seed {', '.join(map(str, sorted(network.runs)))})"
+        for network in joint
+        if set(network.runs) != most
+    ]
+    if fewer:
+        yield f"Over fewer seeds than others, so less sure: {', '.join(fewer)}."
 
 
 def _singles(family: Family, unit: float) -> Iterator[Network]:

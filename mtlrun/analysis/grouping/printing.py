@@ -11,9 +11,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from mtlrun.analysis.grouping.evidence import AFFINITIES, Evidence
+from mtlrun.analysis.grouping.evidence import AFFINITIES, NEVER, Evidence
 from mtlrun.analysis.grouping.file import Grouping
-from mtlrun.analysis.grouping.scores import NEVER
 from mtlrun.analysis.grouping.training import shell_line, shown_folder
 
 

@@ -15,10 +15,6 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Sets = NDArray[np.int64]
 
-NEVER = -1e6
-"""A task's value in a network of its own where only affinities are known: chosen when nothing else
-is left (Fifty et al., NeurIPS 2021, the authors' code)."""
-
 ROWS = 1 << 13
 """Sets of tasks that are looked at in one go."""
 
@@ -243,8 +239,14 @@ def from_affinity(affinity: Floats) -> PairMeans:
     Args:
         affinity: [T, T], ``affinity[source, target]``: what a step for the source does for the
             target.
+
+    A network of its own is worth less to a task than all affinities together, so that it is chosen
+    when nothing else is left. The authors' code takes -1e6 for it (Fifty et al., NeurIPS 2021),
+    beside which small affinities would be nothing but rounding.
     """
-    return PairMeans(affinity.T, np.full(len(affinity), NEVER))
+    count = len(affinity)
+    scale = PairMeans(affinity.T, np.zeros(count)).scale or 1.0
+    return PairMeans(affinity.T, np.full(count, -4 * count * scale))
 
 
 def rounding(task_count: int, scale: float) -> float:

@@ -47,7 +47,10 @@ def evidence_below(
     if kind in AFFINITIES:
         if kind not in measured:
             raise UserError(_no_affinity(folder, str(kind), measured, runs))
-        return from_affinities(str(kind), _once(measured[str(kind)]))
+        methods, twice = group_runs(measured[str(kind)])
+        once = [run for method in methods for run in method.runs]
+        evidence = from_affinities(str(kind), once)
+        return replace(evidence, said=(*evidence.said, *twice, *_not_there(found)))
     known = families(
         _once([*runs, *(run for run in beside(runs, found.resolved) if run.single_task)])
     )
@@ -90,7 +93,7 @@ def _from_networks(source: str, known: Sequence[Family]) -> Evidence:
     networks, left_out = networks_of(family)
     whole: Mapping[str, float] | None = None
     if source == "pairs":
-        networks = [network for network in networks if len(network.tasks) <= 2]
+        networks = [n for n in networks if len(n.tasks) <= 2 or not n.full_size]
         means, candidates = _from_pairs(family.tasks, networks)
         predicted = means.values(np.ones(len(family.tasks), dtype=bool))
         whole = dict(zip(family.tasks, map(float, predicted), strict=True))

@@ -1,10 +1,9 @@
 """The command that trains the networks of a grouping."""
 
-import math
 import os
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 
 from mtlrun.analysis.comparison.groups import FOLLOWS, SPLIT_SEED
@@ -14,6 +13,7 @@ from mtlrun.analysis.runs import CONFIG, Run
 from mtlrun.analysis.settings import of_method
 from mtlrun.analysis.yaml_files import read_settings
 from mtlrun.errors import UserError
+from mtlrun.overrides import hydra_text
 from mtlrun.task_choice import chosen_tasks
 
 DROPPED = ("tasks", "engine.affinity", "engine.affinity_every")
@@ -164,36 +164,3 @@ def _whole(run: Run, tasks: Sequence[str]) -> str:
 
 def _listed(tasks: Sequence[str]) -> str:
     return hydra_text(list(tasks))
-
-
-def hydra_text(value: object) -> str:
-    """A value as Hydra's grammar for overrides reads it back; text in quotes where it has to be."""
-    from hydra.core.override_parser.types import Quote, QuotedString
-
-    if isinstance(value, list | tuple):
-        return f"[{','.join(map(hydra_text, value))}]"
-    if isinstance(value, Mapping):
-        inside = (f"{hydra_text(key)}:{hydra_text(inner)}" for key, inner in value.items())
-        return f"{{{','.join(inside)}}}"
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        return repr(value) if math.isfinite(value) else str(value)
-    text = str(value)
-    if not isinstance(value, str) or _reads_back(text):
-        return text
-    return QuotedString(text, Quote.double).with_quotes()
-
-
-def _reads_back(text: str) -> bool:
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    try:
-        # In a list, since a value of its own may hold what separates the elements of one.
-        read = OverridesParser.create().parse_override(f"key=[{text}]")
-        return bool(not read.is_sweep_override() and read.value() == [text])
-    except HydraException:
-        return False

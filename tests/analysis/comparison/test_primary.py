@@ -106,6 +106,21 @@ def test_auxiliaries_are_compared_by_what_they_do_for_the_wanted_task(
     assert apart.notes[1].startswith("--tasks a compares these rows")
 
 
+def test_only_rows_of_the_auxiliaries_themselves_are_passed_over(
+    write_run: "WriteRun", tmp_path: Path
+) -> None:
+    metrics = {task: {"accuracy": 0.5} for task in ("ink", "ink2", "ink.x")}
+    for method, add in (("equal", 0), ("mgda", 1)):
+        path = write_run(method, metrics) / "result.json"
+        result = json.loads(path.read_text())
+        for facts in result["tasks"].values():
+            facts["train_rows"] = 10 + add
+        path.write_text(json.dumps(result))
+    (table,) = report_of(tmp_path, pool=True, tasks=("ink2", "ink.x")).tables
+    told = [note.split(":")[0] for note in table.notes if note.startswith("Rows differ in")]
+    assert told == ["Rows differ in train_rows.ink2", "Rows differ in train_rows.ink.x"]
+
+
 def test_runs_that_name_primary_tasks_are_rows_of_their_own(
     write_run: "WriteRun", outputs: Path
 ) -> None:

@@ -246,6 +246,18 @@ def test_networks_have_the_references_settings(
     assert [accuracies(run) for run in competitors(outputs).runs] == [[0.6, 0.7, 0.8]] * serves
 
 
+def test_primary_tasks_of_the_reference_are_none_of_its_networks(
+    group: Write, train: Write, outputs: Path
+) -> None:
+    """Affinities may be those of a run for one of its tasks; the networks are for all of theirs."""
+    tasks = {"of": None, "primary": ["a"], "anneal": 0.5}
+    train("abc", 0.5, 0.5, 0.5, config={"tasks": tasks}, primary=["a"])
+    train("ab", 0.6, 0.7)
+    train("abc", 0.1, 0.2, 0.3, method=SINGLE_TASK)
+    group("AB", "C")
+    assert [accuracies(run) for run in competitors(outputs).runs] == [[0.6, 0.7, 0.3]]
+
+
 @pytest.mark.parametrize(
     ("more", "serves"),
     [

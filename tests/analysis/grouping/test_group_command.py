@@ -1,6 +1,7 @@
 """``mtlrun group`` on run folders, and the command that it prints."""
 
 import json
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,6 @@ from mtlrun.analysis.grouping.affinities import from_affinities
 from mtlrun.analysis.grouping.command import group_command
 from mtlrun.analysis.grouping.file import Grouping
 from mtlrun.analysis.grouping.sources import evidence_below
-from mtlrun.analysis.grouping.training import hydra_text
 from mtlrun.analysis.runs import find_runs
 from mtlrun.cli import config_folder
 from mtlrun.config import changed_settings, plain, register
@@ -166,6 +166,54 @@ def test_what_was_measured_otherwise_is_not_mixed(write_run: "WriteRun") -> None
         from_affinities("tag", find_runs([other]).finished)
 
 
+def test_what_is_left_out_is_said_and_a_task_left_alone_has_no_value(
+    write_run: "WriteRun", capsys: pytest.CaptureFixture[str]
+) -> None:
+    for tasks in ("ab", "abc"):
+        folder = trained(write_run, tasks, (0,) * len(tasks), config=MEASURES)
+        affinity(folder, TABLE, 1e-7)
+    again = {"engine": {"affinity": "tag", "affinity_every": 1}}
+    twice = trained(write_run, "abc", (0, 0, 0), method="equal,affinity_every=1", config=again)
+    affinity(twice, TABLE, 7.0)
+    (folder.parents[1] / "mgda" / "seed=0").mkdir(parents=True)
+    state = {"state": "failed", "reason": "no memory"}
+    (folder.parents[1] / "mgda" / "seed=0" / "status.json").write_text(json.dumps(state))
+    said = " ".join(evidence_below(folder.parents[1]).said)
+    assert "Left out, as they have fewer tasks: 1 that measured it." in said
+    assert "is the same method and seed" in said
+    assert "Not finished, and left out: 1 run." in said
+    alone = trained(write_run, "a", (0,), config=MEASURES, dataset="one")
+    affinity(alone, {"aa": 1.0}, 1.0)
+    output = run_group(alone.parents[1], "--budget", 1, capsys=capsys)
+    assert Grouping.read(alone.parents[1] / "groupings" / "tag-budget=1.json").value == {"a": -1e6}
+    assert "not known" in output
+
+
+def test_tasks_may_be_called_like_numbers(write_run: "WriteRun") -> None:
+    metrics = {task: {"accuracy": 0.5} for task in ("01", "1.0")}
+    folder = write_run("equal", metrics, config=MEASURES)
+    affinity(folder, {}, 1.0)
+    (folder / "affinity.csv").write_text("step,source,target,value\n1,01,1.0,0.25\n1,1.0,01,0.5")
+    assert evidence_below(folder).all_in_one == {"01": 0.5, "1.0": 0.25}
+
+
+def test_the_command_has_neither_primary_tasks_nor_one_seeds_split(
+    write_run: "WriteRun", capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in (3, 4):
+        changed = {"tasks.primary": ["a"], "tasks.anneal": 0.5, "dataset.seed": seed, "epochs": 2}
+        config = {**MEASURES, "dataset.seed": seed}
+        folder = trained(write_run, "abc", (0, 0, 0), seed, config=config, changed=changed)
+        affinity(folder, TABLE, 1.0)
+    said = run_group(folder.parents[1], "--budget", 2, "--format", "json", capsys=capsys)
+    (line,) = (shlex.split(text) for text in json.loads(said)["train"])
+    assert line[2:5] == ["dataset=digits", "weighting=equal", "epochs=2"]
+    assert line[-2:] == ["tasks=[a,b],[b,c]", "seed=0,1,2,3,4"]
+    assert [text for text in line[5:-2] if not text.startswith("outputs=")] == [
+        "dataset.seed=${seed}"
+    ]
+
+
 # -- runs of groups --------------------------------------------------------------------------------
 
 
@@ -200,6 +248,8 @@ def test_pairs_predict_larger_groups_and_are_taken_as_they_are(
 
 def test_groups_that_were_all_trained_are_taken_as_they_are(write_run: "WriteRun") -> None:
     dataset = pairs(write_run, 0)
+    primary = {"primary": ["a"], "config": {"tasks": {"of": ["a", "b"], "primary": ["a"]}}}
+    trained(write_run, "ab", (90, 90), method="equal,a", **primary)  # not for both alike
     trained(write_run, "abc", (10, -10, 10))
     trained(write_run, "abc", (50, 50, 50), 3)  # a seed that was not trained alone
     evidence = evidence_below(dataset)
@@ -212,6 +262,21 @@ def test_groups_that_were_all_trained_are_taken_as_they_are(write_run: "WriteRun
     assert evidence_below(dataset, "pairs").all_in_one == pytest.approx(
         {"a": 2.5, "b": -2, "c": 4.5}
     )
+
+
+def test_seeds_that_are_not_everywhere_are_said_and_no_figure_may_be_infinite(
+    write_run: "WriteRun",
+) -> None:
+    dataset = pairs(write_run, 0)
+    assert not any("seed" in said for said in evidence_below(dataset).said[1:])
+    single_task(write_run, 1)
+    trained(write_run, "ab", (0, 0), 1)
+    trained(write_run, "ac", (0, 0), 5)
+    trained(write_run, "abc", (0, 0, math.inf))
+    said = " ".join(evidence_below(dataset, "runs").said)
+    assert "Left out, as not every task was trained alone with it: seed 5." in said
+    assert "Over fewer seeds than others, so less sure: a+c (seed 0), b+c (seed 0)." in said
+    assert "a+b+c: a figure is missing or infinite, left out." in said
 
 
 def test_networks_of_half_the_operations_cost_half(
@@ -234,6 +299,11 @@ def test_networks_of_half_the_operations_cost_half(
     assert "tasks=null" in full
     assert {"tasks=[b]", "backbone.hidden=[32]"} <= set(small)
     assert "one task with another backbone 0.51, counted as 0.5" in " ".join(said["said"])
+    # What is predicted from pairs stands beside cheaper networks of any tasks, as they are.
+    trained(write_run, "abc", (9, 9, 9), method="equal,small", **half)
+    (_, halves) = evidence_below(dataset, "pairs").candidates
+    assert halves.cost == 0.5
+    assert halves.values(np.full(3, True)) == pytest.approx([9, 9, 9])
 
 
 def test_what_is_missing_is_named_with_the_command_that_makes_it(write_run: "WriteRun") -> None:
@@ -246,6 +316,9 @@ def test_what_is_missing_is_named_with_the_command_that_makes_it(write_run: "Wri
         evidence_below(dataset, "cosine")
     trained(write_run, "ab", (0, 0))
     with pytest.raises(UserError, match=r"alone.*epochs=30.*architecture=single_task"):
+        evidence_below(dataset)
+    trained(write_run, "ab", (0, 0), method="equal,architecture=single_task,tasks=[ab]")
+    with pytest.raises(UserError, match=r"not known what the tasks are worth alone"):
         evidence_below(dataset)
     single_task(write_run)
     assert evidence_below(dataset).source == "runs"
@@ -273,21 +346,6 @@ def test_a_slip_of_the_options(write_run: "WriteRun") -> None:
 
 
 # -- the command that trains them ------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        None, True, 3, 1e-05, 0.25, "adam", "a b", "null", "True", "1e3", "5_0", "x,y", "a=b", "",
-        "it's", 'say "x"', "/data/x-1.csv", "[a]", "study/d/equal,tasks=[a]/seed=0", [60, 80],
-        ["a", "5_o_Clock", "1"], {"a": [0.5, None], "b c": "d"}, [[1, 2], []], {},
-    ],
-    ids=str,
-)  # fmt: skip
-def test_values_are_read_back_by_hydra(value: object) -> None:
-    read = OverridesParser.create().parse_override(f"key={hydra_text(value)}")
-    assert not read.is_sweep_override()
-    assert read.value() == value
 
 
 def test_the_command_composes_the_settings_of_the_reference_run(

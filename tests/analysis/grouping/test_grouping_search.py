@@ -215,11 +215,24 @@ def test_a_task_alone_where_only_affinities_are_known_is_the_last_resort() -> No
     affinity = draw.normal(size=(3, 3)) - 5
     found = select([from_affinity(affinity)], 3)
     assert all(len(network.tasks) > 1 for network in found.networks)
+    # A task that all others harm as much as they can is still not left alone.
+    harmed = np.array([[0, 1, -1], [1, 0, -1], [-1, -1, 0.0]])
+    found = select([from_affinity(harmed)], 2)
+    assert [(n.tasks, n.serves) for n in found.networks] == [((0, 1), (0, 1)), ((0, 2), (2,))]
     (alone,) = select([from_affinity(np.ones((1, 1)))], 1).networks
     assert (alone.tasks, alone.serves) == ((0,), (0,))
     # Great penalties leave small differences as they are.
     never = Measured.of([{0: -1e6}, {1: 2e-6, 2: 0.0}, {1: 1e-6, 2: 0.0}], 3, 1)
     assert select([never], 2).values == (-1e6, 2e-6, 0.0)
+
+
+@pytest.mark.parametrize(("count", "budget"), [(6, 2), (6, 6), (21, 3)])
+def test_how_great_affinities_are_is_no_matter(count: int, budget: int) -> None:
+    """Those of small steps are some 1e-8, beside which no penalty may drown the differences."""
+    affinity = np.random.default_rng(2).normal(size=(count, count))
+    found = select([from_affinity(affinity)], budget)
+    for factor in (2.0**-40, 2.0**40):
+        assert select([from_affinity(factor * affinity)], budget).networks == found.networks
 
 
 def test_a_budget_that_is_too_small_says_what_would_do() -> None:
