@@ -23,7 +23,7 @@ from mtlrun.tracking.tables import COLUMNS
 from mtlrun.types import Batch
 
 FILES = tuple(COLUMNS)
-SETTINGS = ("epochs=2", "batch_size=60", "engine.log_every=2", "engine.checkpoint_minutes=0")
+SETTINGS = ("epochs=2", "batch_size=60", "engine.log_every=2")
 QUIET = ("tracking.tensorboard=false", "tracking.progress=none", "engine.threads=1")
 STOPS = (4, 9)
 """Steps, counted over both attempts, that end in an interruption: in the first epoch and later."""
@@ -35,13 +35,20 @@ def _composed(overrides: tuple[str, ...]) -> DictConfig:
     return compose("config", overrides=[*SETTINGS, *QUIET, *overrides])
 
 
-def train(folder: Path, *overrides: str, dataset: dict[str, object] | None = None) -> None:
-    """A run of these settings, in ``folder``."""
+def train(
+    folder: Path,
+    *overrides: str,
+    dataset: dict[str, object] | None = None,
+    every_step: bool = False,
+) -> None:
+    """A run of these settings, in ``folder``; with a checkpoint every step, or every epoch."""
     composed = OmegaConf.to_object(_composed(overrides))
     assert isinstance(composed, Config)
     if "baseline" in composed.weighting:
         composed.weighting["baseline"] = str(folder.parent / "alone")
     composed.dataset = dataset or composed.dataset
+    if every_step:
+        composed.engine.checkpoint_minutes = 0
     run(composed, folder, Labels({}, "method", {}), Console(file=io.StringIO()))
 
 
@@ -72,7 +79,7 @@ def train_with_stops(
         patch.setattr(TrainingStep, "__call__", with_stops)
         for _ in stops:
             with suppress(KeyboardInterrupt):
-                train(folder, *overrides, dataset=dataset)
+                train(folder, *overrides, dataset=dataset, every_step=True)
                 raise AssertionError("it was to be interrupted")
         train(folder, *overrides, dataset=dataset)
     return first

@@ -61,7 +61,7 @@ def end(moment: Moment) -> Condition:
         ("weighting=equal", (start, best)),
         ("weighting=gradnorm", (epoch, writing, best, end)),
         ("weighting=pcgrad gradients.every=3", (epoch,)),
-        ("weighting=equal engine.workers=2", (start, epoch)),
+        ("weighting=equal engine.workers=2", (epoch,)),
     ],
 )
 def test_killed_again_and_again(

@@ -24,7 +24,7 @@ from engine_toys import (
 from torch import Tensor, nn
 
 from mtlrun.engine.compatibility import check_compatible, resolve_place
-from mtlrun.engine.saving import _entries_of
+from mtlrun.engine.saving import entries_of
 from mtlrun.errors import UserError
 from mtlrun.models.model import MultiTaskModel
 from mtlrun.sampling.joint import Joint
@@ -298,7 +298,7 @@ def test_adapters_change_nothing_before_training_and_are_part_of_the_network() -
         assert model.head_of[task][0] is adapter
     matrices = [key for key in model.state_dict() if key.endswith("matrix")]
     assert len(matrices) == len(NAMES)
-    (entries,) = _entries_of(model, model.independent_groups())
+    (entries,) = entries_of(model, model.independent_groups())
     assert set(matrices) <= set(entries)  # so best.pt has them
     assert not any("matrix" in key for key in weighting.state_dict())
 
