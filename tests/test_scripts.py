@@ -311,9 +311,10 @@ def test_test_runs_all_checks_and_passes_arguments_to_pytest(checkout: Checkout)
         "== ruff check .",
         "== ruff format --check .",
         "== mypy",
-        "== pytest -n 2 -k two words",
+        "== pytest -n 2 --dist worksteal -k two words",
     ]
-    assert f"pytest in {checkout.root}: <-n> <2> <-k> <two words>" in output
+    given = "<-n> <2> <--dist> <worksteal> <-k> <two words>"
+    assert f"pytest in {checkout.root}: {given}" in output
     assert output.endswith("All passed.\n")
     assert checkout.run("test")[2] == ""
     checkout.run("mtlrun")  # what the tests need has all that mtlrun needs
@@ -338,7 +339,7 @@ def test_in_ci_real_data_that_is_there_must_be_tested(checkout: Checkout) -> Non
     assert "--require-data" not in checkout.run("test", CI="true")[1]
     (checkout.root.parent / "shared" / "data").mkdir(parents=True)
     assert "--require-data" not in checkout.run("test")[1]
-    assert "<-n> <2> <--require-data>" in checkout.run("test", CI="true")[1]
+    assert "<-n> <2> <--dist> <worksteal> <--require-data>" in checkout.run("test", CI="true")[1]
 
 
 @pytest.mark.slow
